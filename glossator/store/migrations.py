@@ -1,0 +1,114 @@
+"""The schema, as numbered steps that are only ever added to. A file that was written by a later Glossator is refused.
+
+No primary keys on result tables: they halve the speed of writing, and row ids come from content.
+"""
+
+from __future__ import annotations
+
+import duckdb
+
+from glossator.errors import StoreError
+
+M001 = """
+CREATE TABLE manifest (key VARCHAR, value VARCHAR);
+CREATE TABLE run (run_id VARCHAR, stage VARCHAR, config VARCHAR, config_digest VARCHAR, version VARCHAR, started TIMESTAMP, finished TIMESTAMP);
+
+CREATE TABLE dictionary (dictionary VARCHAR, source VARCHAR, architecture VARCHAR, model VARCHAR, hook VARCHAR, n_features INTEGER,
+    d_in INTEGER, l0 DOUBLE, variance_explained DOUBLE, stated VARCHAR, identity VARCHAR);
+CREATE TABLE corpus (corpus VARCHAR, sources VARCHAR[], digest VARCHAR, documents INTEGER, tokens BIGINT, windows BIGINT,
+    n_explain INTEGER, n_select INTEGER, n_test INTEGER);
+CREATE TABLE document (document INTEGER, name VARCHAR, tags VARCHAR[], split VARCHAR, cluster INTEGER, tokens INTEGER);
+CREATE TABLE harvest (dictionary VARCHAR, corpus VARCHAR, digest VARCHAR, shards INTEGER, config VARCHAR, seconds DOUBLE,
+    tokens_per_second DOUBLE, outlier_tokens BIGINT, active_per_token DOUBLE);
+CREATE TABLE token (token_id INTEGER, piece VARCHAR, starts_word BOOLEAN, special BOOLEAN, n_explain BIGINT);
+CREATE TABLE token_neighbour (token_id INTEGER, neighbours INTEGER[]);
+CREATE TABLE feature (dictionary VARCHAR, feature INTEGER, status VARCHAR, reason VARCHAR, density DOUBLE, active_tokens BIGINT,
+    active_windows BIGINT[], mean DOUBLE, max_activation DOUBLE, min_positive DOUBLE, threshold DOUBLE, token_entropy DOUBLE,
+    top_tokens VARCHAR[], decoder_norm DOUBLE, neighbours INTEGER[], neighbour_cosines FLOAT[], histogram BIGINT[]);
+CREATE TABLE feature_token (dictionary VARCHAR, feature INTEGER, token_id INTEGER, active BIGINT, total DOUBLE);
+CREATE TABLE text_window (window_id BIGINT, document INTEGER, split VARCHAR, start INTEGER, ids INTEGER[], text VARCHAR USING COMPRESSION zstd);
+CREATE TABLE exemplar (dictionary VARCHAR, feature INTEGER, split VARCHAR, stratum VARCHAR, rank INTEGER, window_id BIGINT,
+    max_activation FLOAT, activations FLOAT[]);
+CREATE TABLE background (dictionary VARCHAR, window_id BIGINT, split VARCHAR, features INTEGER[], positions UTINYINT[], activations FLOAT[]);
+
+CREATE TABLE explanation (explanation_id VARCHAR, dictionary VARCHAR, feature INTEGER, explainer VARCHAR, model VARCHAR,
+    text VARCHAR, program VARCHAR, abstained BOOLEAN, reason VARCHAR, run_id VARCHAR);
+CREATE TABLE experiment (experiment_id VARCHAR, dictionary VARCHAR, feature INTEGER, pool VARCHAR, split VARCHAR, kind VARCHAR,
+    edit VARCHAR, source_window BIGINT, texts VARCHAR[], run_id VARCHAR);
+CREATE TABLE prediction (experiment_id VARCHAR, explanation_id VARCHAR, predictor VARCHAR, p_fires DOUBLE, strengths INTEGER[], sealed_at DOUBLE);
+CREATE TABLE measurement (experiment_id VARCHAR, dictionary VARCHAR, feature INTEGER, carrier INTEGER, text VARCHAR USING COMPRESSION zstd,
+    tokens VARCHAR[], activations FLOAT[], max_activation DOUBLE, fires BOOLEAN, measured_at DOUBLE);
+CREATE TABLE score (explanation_id VARCHAR, dictionary VARCHAR, feature INTEGER, explainer VARCHAR, predictor VARCHAR, model VARCHAR,
+    metric VARCHAR, split VARCHAR, value DOUBLE, low DOUBLE, high DOUBLE, n INTEGER, note VARCHAR, run_id VARCHAR);
+CREATE TABLE null_score (explanation_id VARCHAR, dictionary VARCHAR, feature INTEGER, metric VARCHAR, comparison VARCHAR, null_mean DOUBLE,
+    p_value DOUBLE, q_value DOUBLE, difference DOUBLE, low DOUBLE, high DOUBLE, n INTEGER, run_id VARCHAR);
+CREATE TABLE failure (dictionary VARCHAR, feature INTEGER, stage VARCHAR, error VARCHAR, message VARCHAR, trace VARCHAR, run_id VARCHAR);
+CREATE TABLE stage (dictionary VARCHAR, feature INTEGER, stage VARCHAR, status VARCHAR, reason VARCHAR, run_id VARCHAR);
+CREATE TABLE label (dictionary VARCHAR, feature INTEGER, label VARCHAR, explainer VARCHAR, predictor VARCHAR, model VARCHAR, density DOUBLE,
+    max_activation DOUBLE, threshold DOUBLE, simulation DOUBLE, simulation_within DOUBLE, detection DOUBLE, adversarial DOUBLE,
+    p_vs_permuted DOUBLE, p_vs_neighbour DOUBLE, lift_over_lexical DOUBLE, trusted BOOLEAN, status VARCHAR, reason VARCHAR, explanation_id VARCHAR);
+"""
+
+MIGRATIONS: tuple[str, ...] = (M001,)
+
+VIEWS = """
+CREATE OR REPLACE VIEW labels AS
+SELECT dictionary, feature, label, explainer, predictor, model, density, max_activation, threshold, simulation, simulation_within,
+       detection, adversarial, p_vs_permuted, p_vs_neighbour, lift_over_lexical, trusted, status, reason
+FROM label ORDER BY dictionary, feature;
+
+CREATE OR REPLACE VIEW outcome AS
+SELECT experiment_id, dictionary, feature, count(*) AS carriers, avg(fires::INT) AS fired_share,
+       avg(fires::INT) > 0.5 AS fires, max(max_activation) AS max_activation
+FROM measurement GROUP BY ALL;
+
+CREATE OR REPLACE VIEW counterexamples AS
+SELECT e.dictionary, e.feature, l.label, e.kind, p.p_fires, o.fires, o.fired_share, o.max_activation, f.threshold, e.texts[1] AS text,
+       e.edit, e.split, p.predictor, e.experiment_id, p.explanation_id
+FROM prediction p JOIN experiment e USING (experiment_id) JOIN outcome o USING (experiment_id)
+JOIN feature f ON f.dictionary = e.dictionary AND f.feature = e.feature
+LEFT JOIN label l ON l.dictionary = e.dictionary AND l.feature = e.feature AND l.explanation_id = p.explanation_id
+WHERE (p.p_fires >= 0.5) <> o.fires
+ORDER BY abs(p.p_fires - o.fires::INT) DESC, e.dictionary, e.feature;
+
+CREATE OR REPLACE VIEW scoreboard AS
+WITH scorable AS (SELECT count(*) AS n FROM feature WHERE status NOT IN ('dead', 'rare')),
+     scored AS (SELECT explainer, predictor, metric, count(value) AS n, count(*) - count(value) AS failed, avg(value) AS mean, median(value) AS median,
+                       stddev_samp(value) AS sd, sum(value) AS total FROM score WHERE split = 'test' GROUP BY ALL),
+     nulls AS (SELECT s.explainer, s.predictor, s.metric, avg(n.null_mean) AS null_mean FROM null_score n
+               JOIN score s ON s.explanation_id = n.explanation_id AND s.metric = n.metric AND s.split = 'test'
+               WHERE n.comparison = 'permuted' GROUP BY ALL)
+SELECT explainer, predictor, metric, scored.n, mean, total / nullif(scored.n + failed, 0) AS mean_with_failures, median,
+       mean - 1.96 * sd / sqrt(scored.n) AS low, mean + 1.96 * sd / sqrt(scored.n) AS high, null_mean, scored.n / nullif(scorable.n, 0) AS coverage
+FROM scored CROSS JOIN scorable LEFT JOIN nulls USING (explainer, predictor, metric)
+ORDER BY metric, explainer, predictor;
+
+CREATE OR REPLACE VIEW coverage AS
+WITH todo AS (SELECT count(*) AS n FROM feature WHERE status <> 'dead'),
+     stages AS (SELECT unnest(['explain', 'probe', 'score']) AS stage),
+     latest AS (SELECT dictionary, feature, stage, arg_max(status, rowid) AS status FROM stage GROUP BY ALL)
+SELECT stages.stage, count(*) FILTER (latest.status = 'done') AS done, count(*) FILTER (latest.status = 'failed') AS failed,
+       count(*) FILTER (latest.status = 'abstained') AS abstained, any_value(todo.n) - count(latest.status) AS waiting
+FROM stages CROSS JOIN todo LEFT JOIN latest USING (stage)
+GROUP BY stages.stage ORDER BY list_position(['explain', 'probe', 'score'], stages.stage);
+"""
+
+
+def migrate(connection: duckdb.DuckDBPyConnection, path: str) -> None:
+    """Bring the file to this schema. Raises StoreError where it was written by a newer one, or by something else."""
+    tables = {name for (name,) in connection.execute("SELECT table_name FROM information_schema.tables").fetchall()}
+    if tables and "schema_version" not in tables:
+        raise StoreError(f"{path}: a DuckDB file, but not a run of Glossator (it has the tables {', '.join(sorted(tables)[:4])})")
+    if not tables:
+        connection.execute("CREATE TABLE schema_version (version INTEGER)")
+    found = connection.execute("SELECT coalesce(max(version), 0) FROM schema_version").fetchall()[0][0]
+    if found > len(MIGRATIONS):
+        raise StoreError(
+            f"{path}: written with schema {found}, this Glossator knows {len(MIGRATIONS)}; upgrade: pip install -U glossator"
+        )
+    for number, step in enumerate(MIGRATIONS[found:], found + 1):
+        connection.execute("BEGIN")
+        connection.execute(step)
+        connection.execute("INSERT INTO schema_version VALUES (?)", [number])
+        connection.execute("COMMIT")
+    connection.execute(VIEWS)

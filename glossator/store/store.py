@@ -1,0 +1,237 @@
+"""One DuckDB file a run. All rows are written by one thread, in groups; an awaited `put` has been committed.
+
+Single-row statements reach a few hundred rows a second, groups through Arrow tens of thousands, and the event loop
+stays free while the disk works. What one `put` is given is written in one transaction: all of it or nothing.
+`Store(":memory:")` is its own double.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import queue
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from glossator.errors import StoreError, UnsealedError
+from glossator.store.migrations import migrate
+from glossator.types import (
+    ExperimentRow,
+    ExplanationRow,
+    FailureRow,
+    MeasurementRow,
+    NullScoreRow,
+    PredictionRow,
+    Row,
+    ScoreRow,
+    StatusRow,
+)
+
+_TABLES: dict[type, str] = {
+    ExplanationRow: "explanation",
+    ExperimentRow: "experiment",
+    PredictionRow: "prediction",
+    MeasurementRow: "measurement",
+    ScoreRow: "score",
+    NullScoreRow: "null_score",
+    FailureRow: "failure",
+    StatusRow: "stage",
+}
+_GROUP_ROWS = 1024
+_GROUP_SECONDS = 0.03
+_CONFIG = {"memory_limit": "1GB", "storage_compatibility_version": "v1.2.0", "threads": 2}
+
+_Job = tuple[Sequence[Row] | Mapping[str, pa.Table], "Future[None]"]
+
+
+class Store:
+    """Open or create a run file. Raises StoreError where it is no run of Glossator, newer, locked or unwritable."""
+
+    def __init__(self, path: str | Path, *, create: bool = True) -> None:
+        self.path = str(path)
+        if not create and self.path != ":memory:" and not Path(self.path).exists():
+            raise StoreError(f"{self.path}: no such run file; make one with `glossator demo` or `glossator harvest`")
+        try:
+            self._connection = duckdb.connect(self.path, config=_CONFIG)
+        except duckdb.Error as error:
+            raise StoreError(_opening(self.path, str(error))) from error
+        try:
+            migrate(self._connection, self.path)
+        except StoreError:
+            self._connection.close()
+            raise
+        self._sealed = {str(i) for (i,) in self._connection.execute("SELECT DISTINCT experiment_id FROM prediction").fetchall()}
+        self._columns: dict[str, list[str]] = {}
+        self._jobs: queue.Queue[_Job | None] = queue.Queue()
+        self._closed = False
+        self._thread = threading.Thread(target=self._write, name="glossator-store", daemon=True)
+        self._thread.start()
+
+    # ------------------------------------------------------------------ writing
+
+    async def put(self, *rows: Row) -> None:
+        """Write rows in one transaction; returns when it has been committed."""
+        await asyncio.wrap_future(self._submit(rows))
+
+    def put_now(self, *rows: Row) -> None:
+        """`put` for synchronous callers."""
+        self._submit(rows).result()
+
+    def put_tables(self, tables: Mapping[str, pa.Table]) -> None:
+        """Append whole Arrow tables, all in one transaction."""
+        self._submit(tables).result()
+
+    def _submit(self, what: Sequence[Row] | Mapping[str, pa.Table]) -> Future[None]:
+        if self._closed:
+            raise StoreError(f"{self.path}: the store is closed")
+        future: Future[None] = Future()
+        self._jobs.put((what, future))
+        return future
+
+    def _write(self) -> None:
+        """The writer thread: gather what comes within 30 ms, write it as one transaction."""
+        while (job := self._jobs.get()) is not None:
+            group = [job]
+            size = len(job[0])
+            stop = False
+            while size < _GROUP_ROWS:
+                try:
+                    following = self._jobs.get(timeout=_GROUP_SECONDS)
+                except queue.Empty:
+                    break
+                if following is None:
+                    stop = True
+                    break
+                group.append(following)
+                size += len(following[0])
+            self._commit(group)
+            if stop:
+                return
+
+    def _commit(self, group: Sequence[_Job]) -> None:
+        try:
+            self._transaction([what for what, _ in group])
+        except (duckdb.Error, pa.ArrowException, StoreError, OSError) as error:
+            if len(group) > 1:  # one bad put must not sink its neighbours
+                for job in group:
+                    self._commit([job])
+                return
+            group[0][1].set_exception(_writing(self.path, error))
+            return
+        for _, future in group:
+            future.set_result(None)
+
+    def _transaction(self, batch: Sequence[Sequence[Row] | Mapping[str, pa.Table]]) -> None:
+        rows: dict[type, list[Row]] = {}
+        tables: list[tuple[str, pa.Table]] = []
+        for what in batch:
+            if isinstance(what, Mapping):
+                tables += what.items()
+            else:
+                for row in what:
+                    rows.setdefault(type(row), []).append(row)
+        for row in rows.get(MeasurementRow, []):
+            if isinstance(row, MeasurementRow) and row.experiment_id not in self._sealed:
+                raise UnsealedError(f"experiment {row.experiment_id}: its outcome came before any prediction was stored")
+        tables += [(_TABLES[kind], _arrow(kind, members)) for kind, members in rows.items()]
+        self._connection.execute("BEGIN")
+        try:
+            for name, table in tables:
+                self._insert(name, table)
+            self._connection.execute("COMMIT")
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+        self._sealed.update(row.experiment_id for row in rows.get(PredictionRow, []) if isinstance(row, PredictionRow))
+
+    def _insert(self, name: str, table: pa.Table) -> None:
+        columns = ", ".join(f'"{column}"' for column in table.column_names)
+        self._connection.register("_incoming", table)
+        try:
+            self._connection.execute(f"INSERT INTO {name} ({columns}) SELECT {columns} FROM _incoming")
+        finally:
+            self._connection.unregister("_incoming")
+
+    # ------------------------------------------------------------------ reading and closing
+
+    def sql(self, query: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Rows of a query, on a cursor of its own: sees what has been committed."""
+        with self.cursor() as cursor:
+            return cursor.execute(query, list(parameters)).fetchall()
+
+    def arrow(self, query: str, parameters: Sequence[Any] = ()) -> pa.Table:
+        with self.cursor() as cursor:
+            return cursor.execute(query, list(parameters)).to_arrow_table()
+
+    @contextmanager
+    def cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        cursor = self._connection.cursor()
+        try:
+            yield cursor
+        finally:
+            cursor.close()
+
+    def execute(self, script: str, parameters: Sequence[Any] = ()) -> None:
+        """A change that is not rows (materialising, replacing a stage's output). Waits for the writer first."""
+        self.put_now()
+        with self.cursor() as cursor:
+            try:
+                cursor.execute("BEGIN")
+                cursor.execute(script, list(parameters)) if parameters else cursor.execute(script)
+                cursor.execute("COMMIT")
+            except duckdb.Error as error:
+                raise _writing(self.path, error) from error
+
+    def checkpoint(self) -> None:
+        self.put_now()
+        self._connection.execute("CHECKPOINT")
+
+    def close(self) -> None:
+        """Write what is waiting, checkpoint, close. Safe to call twice."""
+        if self._closed:
+            return
+        self._closed = True
+        self._jobs.put(None)
+        self._thread.join()
+        try:
+            self._connection.execute("CHECKPOINT")
+        except duckdb.Error as error:
+            raise _writing(self.path, error) from error
+        finally:
+            self._connection.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def _arrow(kind: type, rows: Sequence[Row]) -> pa.Table:
+    names = [f.name for f in dataclasses.fields(kind)]
+    return pa.table({name: pa.array([getattr(row, name) for row in rows]) for name in names})
+
+
+def _opening(path: str, message: str) -> str:
+    if "lock" in message:
+        return f"{path}: another process is writing this file; wait for it, or query a copy"
+    if "not a valid DuckDB" in message or "not a database" in message:
+        return f"{path}: is not a DuckDB file; name a run file of Glossator"
+    return f"{path}: cannot be opened ({message.splitlines()[0][:160]})"
+
+
+def _writing(path: str, error: BaseException) -> StoreError:
+    if isinstance(error, StoreError):
+        return error
+    message = str(error).splitlines()[0][:200]
+    if "No space left" in message or "Could not write" in message or "out of disk" in message.lower():
+        return StoreError(f"{path}: the disk is full ({message}); free some space and run again, what was committed is kept")
+    return StoreError(f"{path}: could not be written ({message})")

@@ -1,0 +1,323 @@
+"""The nouns of Glossator: plain frozen values, no torch, no input or output.
+
+Rows (`...Row`) are what the store writes: their fields are the columns of the table of the same name.
+Arrays are numpy; shapes stand in the comments. Token ids of shown text are padded with `PAD`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.integer[Any]]
+Floats = NDArray[np.floating[Any]]
+Bools = NDArray[np.bool_]
+
+Split = Literal["explain", "select", "test"]
+SPLITS: tuple[Split, ...] = ("explain", "select", "test")
+WINDOW = 32  # tokens that are sampled and scored together
+MARGIN = 32  # tokens that are shown beside a window and not scored
+PAD = -1
+MAX_STRENGTH = 10
+
+
+def content_id(*parts: object) -> str:
+    """16 hex digits that depend on the parts alone: the id of a row."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class FeatureId:
+    """One column of a dictionary."""
+
+    dictionary: str
+    index: int
+
+    def __str__(self) -> str:
+        return f"{self.dictionary}/{self.index}"
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A source text. Passages of one document share a split; a context never spans two passages."""
+
+    name: str
+    passages: tuple[str, ...]
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows as a predictor sees them: token ids with their margins, nothing else.
+
+    ids [n, width] int32, PAD where there is no token; columns [start, start + WINDOW) are scored.
+    document [n] int32 numbers documents, for intervals that resample documents.
+    """
+
+    ids: Ints
+    document: Ints
+    start: int
+    window_id: Ints  # [n] int64
+
+    def __len__(self) -> int:
+        return int(self.ids.shape[0])
+
+    @property
+    def scored(self) -> slice:
+        return slice(self.start, self.start + WINDOW)
+
+    @property
+    def mask(self) -> Bools:
+        """[n, WINDOW]: which scored positions hold a token."""
+        return np.asarray(self.ids[:, self.scored] != PAD)
+
+    def take(self, index: Ints | Bools | slice) -> Windows:
+        return Windows(self.ids[index], self.document[index], self.start, self.window_id[index])
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One feature's windows of one split, with what was measured on them.
+
+    activations [n, WINDOW] float32; weight [n]: how many windows of the corpus one of these stands for.
+    """
+
+    windows: Windows
+    activations: Floats
+    stratum: NDArray[np.str_]  # [n]: top, sample, background
+    weight: Floats
+
+
+@dataclass(frozen=True)
+class FeatureRecord:
+    """All that is known of one feature before anybody explains it."""
+
+    feature: FeatureId
+    status: str
+    reason: str | None
+    density: float
+    threshold: float
+    max_activation: float
+    active_windows: tuple[int, int, int]
+    n_windows: tuple[int, int, int]
+    token_ids: Ints  # [m] tokens it was active on in `explain`
+    token_counts: Ints  # [m] how often it was active there
+    token_sums: Floats  # [m] summed activation there
+    neighbour: int | None  # nearest decoder direction
+    exemplars: dict[Split, Sample]
+    background: dict[Split, Sample]
+
+    def active(self, split: Split) -> int:
+        return self.active_windows[SPLITS.index(split)]
+
+
+@dataclass(frozen=True, slots=True)
+class Activations:
+    """What the subject did on one text, for one feature: values [n] at tokens [n], special tokens left out."""
+
+    ids: tuple[int, ...]
+    tokens: tuple[str, ...]
+    values: tuple[float, ...]
+
+    @property
+    def maximum(self) -> float:
+        return max(self.values, default=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """One candidate about one feature. `program` is executable (see scorers/rule.py); text is for people."""
+
+    dictionary: str
+    feature: int
+    explainer: str
+    text: str | None
+    program: dict[str, Any] | None = None
+    abstained: bool = False
+    reason: str | None = None
+    model: str | None = None
+
+    @property
+    def explanation_id(self) -> str:
+        return content_id("explanation", self.dictionary, self.feature, self.explainer, self.text, self.program)
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """strengths [n tokens] in 0..10 and the probability that the window fires."""
+
+    strengths: tuple[int, ...]
+    p_fires: float
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A value with its 95% interval and the number of things it was taken over. NaN bounds: too few to say."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+# --------------------------------------------------------------------------- rows
+
+
+@dataclass(frozen=True, slots=True)
+class ExplanationRow:
+    explanation_id: str
+    dictionary: str
+    feature: int
+    explainer: str
+    model: str | None
+    text: str | None
+    program: str | None
+    abstained: bool
+    reason: str | None
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExperimentRow:
+    """One edit. `texts` are its carriers; what they did is in `measurement`."""
+
+    experiment_id: str
+    dictionary: str
+    feature: int
+    pool: str
+    split: str
+    kind: str
+    edit: str
+    source_window: int | None
+    texts: Sequence[str]
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionRow:
+    experiment_id: str
+    explanation_id: str
+    predictor: str
+    p_fires: float
+    strengths: Sequence[int]
+    sealed_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class MeasurementRow:
+    experiment_id: str
+    dictionary: str
+    feature: int
+    carrier: int
+    text: str
+    tokens: Sequence[str]
+    activations: Sequence[float]
+    max_activation: float
+    fires: bool
+    measured_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRow:
+    explanation_id: str
+    dictionary: str
+    feature: int
+    explainer: str
+    predictor: str
+    model: str | None
+    metric: str
+    split: str
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    note: str | None
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class NullScoreRow:
+    explanation_id: str
+    dictionary: str
+    feature: int
+    metric: str
+    comparison: str
+    null_mean: float | None
+    p_value: float | None
+    q_value: float | None
+    difference: float | None
+    low: float | None
+    high: float | None
+    n: int
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class FailureRow:
+    dictionary: str
+    feature: int | None
+    stage: str
+    error: str
+    message: str
+    trace: str
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class StatusRow:
+    dictionary: str
+    feature: int
+    stage: str
+    status: str
+    reason: str | None
+    run_id: str
+
+
+Row = ExplanationRow | ExperimentRow | PredictionRow | MeasurementRow | ScoreRow | NullScoreRow | FailureRow | StatusRow
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The subject's tokens as text: pieces [V], and whether each begins a word. Special tokens are marked."""
+
+    pieces: tuple[str, ...]
+    starts_word: Bools
+    special: Bools
+    index: dict[str, int] = field(repr=False, default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+    def name(self, token_id: int) -> str:
+        """The token as rules write it: `##` before a piece that continues a word."""
+        piece = self.pieces[token_id]
+        return piece if self.starts_word[token_id] else "##" + piece
+
+    def find(self, name: str) -> int | None:
+        """The id of a token that `name` wrote, or None."""
+        return self.index.get(name)
+
+    def join(self, ids: Sequence[int]) -> str:
+        """Readable text of token ids; PAD and special tokens are dropped."""
+        out: list[str] = []
+        for token in ids:
+            if token < 0 or self.special[token]:
+                continue
+            out.append((" " if self.starts_word[token] and out else "") + self.pieces[token])
+        return "".join(out)
+
+    @classmethod
+    def build(cls, pieces: Sequence[str], starts_word: Sequence[bool], special: Sequence[bool]) -> Vocabulary:
+        starts, marked = np.asarray(starts_word, bool), np.asarray(special, bool)
+        index: dict[str, int] = {}
+        for i, piece in enumerate(pieces):
+            if not marked[i]:
+                index.setdefault(piece if starts[i] else "##" + piece, i)
+        return cls(tuple(pieces), starts, marked, index)
