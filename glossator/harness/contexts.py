@@ -107,7 +107,8 @@ def prepare(
     document = table[window_context, 0]
     hashes = np.asarray([hash63(name) for name in names], np.int64)
     window_id = mix63(hashes[document] ^ mix63(window_start - document_start[document]))
-    digest = hashlib.blake2b(tokens.tobytes() + "\n".join(names).encode() + split.tobytes(), digest_size=8).hexdigest()
+    held = tokens.tobytes() + table.tobytes() + split.tobytes() + "\n".join(names).encode("utf-8", "surrogatepass")
+    digest = hashlib.blake2b(held, digest_size=8).hexdigest()
     corpus = Corpus(
         tuple(names), tuple(tags), split, cluster, tokens, table[:, 0], table[:, 1], table[:, 2],
         window_context, window_start, window_length, window_id, digest,
@@ -141,8 +142,11 @@ def _tokenized(
             total += len(ids)
         if not pieces:
             continue
-        seen[document.name] = seen.get(document.name, 0) + 1
-        name = document.name if seen[document.name] == 1 else f"{document.name}#{seen[document.name]}"
+        name = document.name
+        while name in seen:  # equal names would give equal window ids
+            seen[document.name] += 1
+            name = f"{document.name}#{seen[document.name]}"
+        seen[name] = 1
         names.append(name)
         tags.append(document.tags)
         chunks.append(pieces)

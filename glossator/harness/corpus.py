@@ -26,7 +26,7 @@ from glossator.errors import CorpusError
 from glossator.types import Document
 
 SUFFIXES = (".txt", ".md", ".rst", ".jsonl", ".csv", ".parquet")
-_HEADING = re.compile(r"^ = [^=].*[^=] = ?$")  # how WikiText writes the title of an article
+_HEADING = re.compile(r"^ = [^=](?:.*[^=])? = ?$")  # how WikiText writes the title of an article
 _SECTION_CHARS = 20_000  # a long text without headings is cut between paragraphs into documents of about this
 _LEAST_DOCSTRING = 40
 
@@ -95,11 +95,11 @@ def _text(path: Path) -> Iterator[Document]:
     """Articles where WikiText headings stand, else sections of about 20,000 characters between paragraphs."""
     text = _decode(path)
     lines = text.splitlines(keepends=True)
-    titles = [i for i, line in enumerate(lines) if _HEADING.match(line.rstrip("\n"))]
+    titles = {i for i, line in enumerate(lines) if _HEADING.match(line.rstrip("\r\n"))}
     if titles:
         bounds = sorted({0, *titles, len(lines)})
         for begin, end in zip(bounds, bounds[1:], strict=False):
-            title = lines[begin].strip(" =\n") if begin in titles else "(preamble)"
+            title = lines[begin].strip(" =\r\n") if begin in titles else "(preamble)"
             yield Document(f"{path.name}:{begin + 1}:{title}", ("".join(lines[begin:end]),))
         return
     start, size, section = 1, 0, []
@@ -119,12 +119,17 @@ def _document(record: dict[str, object], path: Path, row: int) -> Document:
         if isinstance(value, str):
             name = record.get("id") or record.get("name") or record.get("title")
             tag = record.get("theme") or record.get("tag")
-            return Document(f"{path.name}:{name or row}", (value,), (str(tag),) if tag else ())
+            return Document(f"{path.name}:{_whole(str(name or row))}", (_whole(value),), (_whole(str(tag)),) if tag else ())
     raise CorpusError(f"{path}: row {row} has no text column (text, content, body); found {', '.join(map(str, record))[:80]}")
 
 
+def _whole(text: str) -> str:
+    """Text with `?` for halves of surrogate pairs, which JSON can spell and tokenizers refuse."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def _jsonl(path: Path) -> Iterator[Document]:
-    for row, line in enumerate(_decode(path).splitlines(), 1):
+    for row, line in enumerate(_decode(path).split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -140,8 +145,12 @@ def _jsonl(path: Path) -> Iterator[Document]:
 
 def _csv(path: Path) -> Iterator[Document]:
     csv.field_size_limit(sys.maxsize)
-    for row, record in enumerate(csv.DictReader(io.StringIO(_decode(path))), 2):
-        yield _document({str(k): v for k, v in record.items()}, path, row)
+    row = 1
+    try:
+        for row, record in enumerate(csv.DictReader(io.StringIO(_decode(path), newline="")), 2):
+            yield _document({str(k): v for k, v in record.items()}, path, row)
+    except csv.Error as error:
+        raise CorpusError(f"{path}: after row {row} is not CSV ({error})") from error
 
 
 def _parquet(path: Path) -> Iterator[Document]:

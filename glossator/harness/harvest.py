@@ -59,6 +59,11 @@ class LoadingCheck:
     stated_variance_explained: float | None
 
     @property
+    def summary(self) -> str:
+        stated = [f"{x:.2f}" if x is not None else "?" for x in (self.stated_variance_explained, self.stated_l0)]
+        return f"variance explained {self.variance_explained:.2f} (its card: {stated[0]}), L0 {self.l0:.1f} (its card: {stated[1]})"
+
+    @property
     def warnings(self) -> list[str]:
         found = []
         if self.variance_explained < 0.3:

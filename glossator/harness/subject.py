@@ -79,15 +79,13 @@ class HFSubject:
             raise SubjectError(f"{model}: no such model folder or hub name ({str(error).splitlines()[0][:160]})") from error
         self.name, self.hook, self.device = str(model), hook, device
         self._module = self._find(hook)
-        self.causal = not bool({"BertModel", "RobertaModel", "DistilBertModel", "ModernBertModel", "XLMRobertaModel"} & {
-            type(self._model).__name__
-        }) and not getattr(config, "is_encoder_decoder", False)  # fmt: skip
         self.context_size = min(context_size, int(getattr(config, "max_position_embeddings", context_size)))
         self.prefix, self.suffix = self._special_frame()
         self.vocabulary = _vocabulary(self._tokenizer)
         self._caught: list[Tensor] = []
         self._module.register_forward_hook(self._catch)
         self.d_hook = self._width()
+        self.causal = self._is_causal()
 
     def _find(self, hook: str) -> torch.nn.Module:
         modules = dict(self._model.named_modules())
@@ -121,6 +119,16 @@ class HFSubject:
         if out.ndim != 3:
             raise SubjectError(f"hook {self.hook!r}: gives {tuple(out.shape)}, not [rows, tokens, width]; hook a layer")
         return int(out.shape[-1])
+
+    def _is_causal(self) -> bool:
+        """Whether a token is the same whatever comes after it. Measured: names of classes and configs do not say."""
+        tokens = np.flatnonzero(~self.vocabulary.special)
+        first, *others = tokens[np.linspace(0, len(tokens) - 1, 9).astype(int)].tolist()
+        found = []
+        for rest in (others[:4], others[4:]):
+            batch = next(iter(batches([[first, *rest]], self, batch_tokens=512)))
+            found.append(self.activations(batch)[0, batch.prefix])
+        return torch.equal(*found)
 
     def vocabulary_token(self) -> int:
         return int(np.flatnonzero(~self.vocabulary.special)[0])
@@ -170,7 +178,9 @@ def _vocabulary(tokenizer: Any) -> Vocabulary:
     raw = tokenizer.convert_ids_to_tokens(list(range(size)))
     raw = ["" if piece is None else str(piece) for piece in raw]
     special = set(tokenizer.all_special_ids)
-    marks = "Ġ" if any(p.startswith("Ġ") for p in raw) else "▁" if any(p.startswith("▁") for p in raw) else None
+    count = {mark: sum(p.startswith(mark) for p in raw) for mark in ("##", "Ġ", "▁")}
+    common = max(count, key=lambda mark: count[mark])  # every convention's marks may stand alone in another's vocabulary
+    marks = common if common != "##" and count[common] else None
     pieces, starts = [], []
     for token, piece in enumerate(raw):
         if token in special:

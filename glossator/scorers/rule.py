@@ -1,10 +1,12 @@
 """The predictor `rule`: executes a program and gives every token a strength from 0 to 10.
 
-A program is a list of items, at most a dozen, each with a strength. Of the items that match a token the most specific
+A program is a list of items, at most a dozen, each with a strength. `words` names the forms of one word, or words
+that lie near one word in the subject's own embedding (nine at most): one item, one strength. Of the items that match a token the most specific
 speaks: a token after or before others, then a token, then what stands beside a token, then a class or a range of
 numbers, then a topic or a position. Between equally specific ones the larger strength speaks.
 
     {"items": [{"kind": "token", "token": "right", "strength": 3},
+               {"kind": "words", "relation": "forms", "tokens": ["cause", "causes", "caused"], "strength": 8},
                {"kind": "after", "previous": ["on", "the"], "token": "right", "strength": 10},
                {"kind": "class", "class": "year", "strength": 4},
                {"kind": "number", "low": 1900, "high": 2015, "strength": 4},
@@ -27,6 +29,7 @@ from glossator.types import MAX_STRENGTH, PAD, WINDOW, Bools, Ints, Vocabulary, 
 
 _FIELDS: dict[str, tuple[str, ...]] = {
     "token": ("token",),
+    "words": ("relation", "tokens"),
     "after": ("previous",),
     "before": ("next",),
     "class": ("class",),
@@ -34,7 +37,7 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "topic": ("words", "least"),
     "position": ("place",),
 }
-_RANK = {"topic": 0, "position": 0, "class": 1, "number": 1, "beside": 2, "token": 3, "after": 4, "before": 4}
+_RANK = {"topic": 0, "position": 0, "class": 1, "number": 1, "beside": 2, "token": 3, "words": 3, "after": 4, "before": 4}
 
 
 class Lexicon:
@@ -74,6 +77,8 @@ class Rule:
         match item["kind"]:
             case "token":
                 return np.asarray(here == self._id(item["token"]))
+            case "words":
+                return np.isin(here, [self._id(name) for name in item["tokens"]])
             case "class":
                 return self._in_class(item["class"], here, windows, spans)
             case "number":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -148,8 +148,24 @@ def _batch_records(store: Store, dictionary: str, batch: list[int], behind: dict
             FeatureId(dictionary, index), row["status"], row["reason"], row["density"], row["threshold"], row["max_activation"],
             tuple(row["active_windows"]), tuple(behind[s].n_corpus for s in SPLITS), *(c[a:b] for c in columns),
             neighbour=row["neighbours"][0] if row["neighbours"] else None,
-            exemplars=samples, background={s: behind[s].sample(index) for s in SPLITS},
+            exemplars=samples, background=_Lazy(behind, index),
         )  # fmt: skip
+
+
+class _Lazy(Mapping[Split, Sample]):
+    """A feature's background, unpacked when it is asked for: 256 features in hand would be a gigabyte of zeros."""
+
+    def __init__(self, behind: dict[Split, Background], feature: int) -> None:
+        self._behind, self._feature = behind, feature
+
+    def __getitem__(self, split: Split) -> Sample:
+        return self._behind[split].sample(self._feature)
+
+    def __iter__(self) -> Iterator[Split]:
+        return iter(self._behind)
+
+    def __len__(self) -> int:
+        return len(self._behind)
 
 
 def _weights(stratum: Any, active: int) -> Any:

