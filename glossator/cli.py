@@ -16,7 +16,7 @@ import glossator
 from glossator.errors import GlossatorError, UsageError
 
 if TYPE_CHECKING:
-    from glossator.pipeline import Run
+    from glossator.agents.run import Run
 
 app = typer.Typer(
     name="glossator",
@@ -27,11 +27,15 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False)
+_WIDTH = 150  # of tables that go to a file or a pipe
+out = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 RunFile = Annotated[Path, typer.Argument(metavar="RUN.duckdb", help="The run file.")]
-Features = Annotated[str | None, typer.Option(help="Features such as 17, 0-999 or 3,5,8-12; all that are pending if not given.")]
+Features = Annotated[
+    str | None,
+    typer.Option(help="Features such as 17, 0-999 or 3,5,8-12; all that are pending if not given."),
+]
 Feature = Annotated[int, typer.Option(help="The index of one feature.")]
 Which = Annotated[str | None, typer.Option("--dictionary", help="Which dictionary of the run, if it has several.")]
 
@@ -58,7 +62,7 @@ def parse_features(text: str | None) -> list[int] | None:
 @contextmanager
 def _open(path: Path, dictionary: str | None = None, *, quiet: bool = False) -> Iterator[Run]:
     """An existing run file, with a progress bar while it is open."""
-    from glossator.pipeline import Run
+    from glossator.agents.run import Run
     from glossator.progress import bars
     from glossator.store.store import Store
 
@@ -67,7 +71,9 @@ def _open(path: Path, dictionary: str | None = None, *, quiet: bool = False) -> 
 
 
 @app.command(epilog=_example("demo --out demo.duckdb"))
-def demo(path: Annotated[Path, typer.Option("--out", help="The run file to write.")] = Path("demo.duckdb")) -> None:
+def demo(
+    path: Annotated[Path, typer.Option("--out", help="The run file to write.")] = Path("demo.duckdb"),
+) -> None:
     """The whole job, offline, on the built-in subject: harvest, label, probe, score; then what came out."""
     from glossator import pipeline
     from glossator.progress import bars
@@ -78,13 +84,20 @@ def demo(path: Annotated[Path, typer.Option("--out", help="The run file to write
     out.print(demo_figures(path))
 
 
-@app.command(epilog=_example("harvest run.duckdb --model gpt2 --hook transformer.h.6 --dictionary RELEASE:SAE_ID --corpus texts/"))
+@app.command(
+    epilog=_example(
+        "harvest run.duckdb --model gpt2 --hook transformer.h.6 --dictionary RELEASE:SAE_ID --corpus texts/"
+    )
+)
 def harvest(
     path: RunFile,
     model: Annotated[str, typer.Option(help="A model folder, a hub name, or `demo` for the built-in subject.")],
     hook: Annotated[str, typer.Option(help="A module path such as encoder.layer.4 or model.layers.12.")],
     dictionary: Annotated[str, typer.Option(help="A SAELens folder, RELEASE:SAE_ID, or `demo`.")],
-    corpus: Annotated[list[str], typer.Option(help="Text, JSONL, CSV, Parquet, a folder, hf:NAME, python-docs or themes; may be repeated.")],
+    corpus: Annotated[
+        list[str],
+        typer.Option(help="Text, JSONL, CSV, Parquet, a folder, hf:NAME, python-docs or themes; may be repeated."),
+    ],
     tokens: Annotated[int | None, typer.Option(help="Read no more than this many tokens.")] = None,
     context_size: Annotated[int, typer.Option(help="Tokens in one forward pass.")] = 256,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
@@ -96,7 +109,14 @@ def harvest(
 
     what = subject_config(model, hook, dictionary, corpus)
     with bars(err) as progress:
-        pipeline.harvest(path, what, CorpusConfig(tokens=tokens, context_size=context_size), HarvestConfig(device=device), progress, err.print)
+        pipeline.harvest(
+            path,
+            what,
+            CorpusConfig(tokens=tokens, context_size=context_size),
+            HarvestConfig(device=device),
+            progress,
+            err.print,
+        )
 
 
 @app.command(epilog=_example("label run.duckdb --features 0-999"))
@@ -140,7 +160,9 @@ def score(path: RunFile, features: Features = None, dictionary: Which = None) ->
     out.print(f"score: {n} features")
 
 
-@app.command(epilog=_example('sql run.duckdb "FROM labels WHERE trusted ORDER BY adversarial DESC LIMIT 20" --format table'))
+@app.command(
+    epilog=_example('sql run.duckdb "FROM labels WHERE trusted ORDER BY adversarial DESC LIMIT 20" --format table')
+)
 def sql(
     path: RunFile,
     query: Annotated[str, typer.Argument(help="A query; - reads it from standard input.")],
@@ -155,7 +177,11 @@ def sql(
 
 
 @app.command(epilog=_example('search run.duckdb "golden gate bridge"'))
-def search(path: RunFile, words: Annotated[str, typer.Argument(help="Words that a label should hold.")], limit: int = 20) -> None:
+def search(
+    path: RunFile,
+    words: Annotated[str, typer.Argument(help="Words that a label should hold.")],
+    limit: int = 20,
+) -> None:
     """Labels that hold the words, best simulation first."""
     from glossator.store.query import render, search_labels
 
@@ -163,7 +189,11 @@ def search(path: RunFile, words: Annotated[str, typer.Argument(help="Words that 
 
 
 @app.command(epilog=_example("show run.duckdb 17"))
-def show(path: RunFile, feature: Annotated[int, typer.Argument(help="The index of a feature.")], dictionary: Which = None) -> None:
+def show(
+    path: RunFile,
+    feature: Annotated[int, typer.Argument(help="The index of a feature.")],
+    dictionary: Which = None,
+) -> None:
     """One feature: label, scores, coloured exemplars, experiments."""
     from glossator.show import card
 
@@ -186,7 +216,10 @@ def inspect(
 
 
 @app.command(epilog=_example("report run.duckdb --out report.html"))
-def report(path: RunFile, to: Annotated[Path, typer.Option("--out", help="The HTML file to write.")] = Path("report.html")) -> None:
+def report(
+    path: RunFile,
+    to: Annotated[Path, typer.Option("--out", help="The HTML file to write.")] = Path("report.html"),
+) -> None:
     """One self-contained HTML page: summary, scores against nulls, feature cards."""
     from glossator.report import write_report
 
@@ -211,7 +244,10 @@ def main(arguments: list[str] | None = None) -> None:
         err.print(f"glossator: {error}", style="red", markup=False)
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
-        err.print("glossator: stopped; what was written is kept, run the same command again to go on", style="yellow")
+        err.print(
+            "glossator: stopped; what was written is kept, run the same command again to go on",
+            style="yellow",
+        )
         raise SystemExit(3) from None
 
 

@@ -15,9 +15,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Ints = NDArray[np.integer[Any]]
-Floats = NDArray[np.floating[Any]]
-Bools = NDArray[np.bool_]
+# The kind of number is said by the name; numpy's own promotion rules make a checked one more noise than help.
+Ints = NDArray[Any]
+Floats = NDArray[Any]
+Bools = NDArray[Any]
 
 Split = Literal["explain", "select", "test"]
 SPLITS: tuple[Split, ...] = ("explain", "select", "test")

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything imports transformers: tests read no network
+
 from glossator.config import DEMO_HOOK, CorpusConfig, HarvestConfig, data_path, demo_model
 from glossator.harness.contexts import Corpus, prepare
+from glossator.harness.corpus import read_corpus
 from glossator.harness.dictionary import SaeDictionary
 from glossator.harness.harvest import Harvest, harvest
 from glossator.harness.planted_subject import PlantedDictionary, PlantedSubject
@@ -16,7 +21,13 @@ from glossator.harness.subject import HFSubject
 from glossator.planted import planted_documents
 
 PLANTED_CONFIG = HarvestConfig(
-    top=7, sample=15, background=(150, 80, 150), batch_tokens=512, encode_tokens=512, shard_tokens=4096, seed=3
+    top=7,
+    sample=15,
+    background=(150, 80, 150),
+    batch_tokens=512,
+    encode_tokens=512,
+    shard_tokens=4096,
+    seed=3,
 )
 
 
@@ -67,3 +78,10 @@ def minilm(minilm_path: Path) -> HFSubject:
 @pytest.fixture(scope="session")
 def demo_dictionary() -> SaeDictionary:
     return SaeDictionary(str(data_path("dictionaries", "minilm-l4")))
+
+
+@pytest.fixture(scope="session")
+def themes_corpus(minilm: HFSubject) -> Corpus:
+    """The first 40 of our own passages, for the real subject."""
+    size = minilm.context_size - len(minilm.prefix) - len(minilm.suffix)
+    return prepare(islice(read_corpus(["themes"]), 40), minilm.tokenize, size, CorpusConfig())

@@ -88,13 +88,25 @@ class Editor:
     """Probes one feature. Everything it does is a function of the record, the config and the subject."""
 
     def __init__(
-        self, vocabulary: Vocabulary, neighbours: Ints, measurer: Measures, store: Writes, config: EditorConfig, *, causal: bool, run_id: str
+        self,
+        vocabulary: Vocabulary,
+        neighbours: Ints,
+        measurer: Measures,
+        store: Writes,
+        config: EditorConfig,
+        *,
+        causal: bool,
+        run_id: str,
     ) -> None:
         self.vocabulary, self.neighbours, self.config = vocabulary, neighbours, config
         self.measurer, self.store, self.causal, self.run_id = measurer, store, causal, run_id
 
     async def probe(
-        self, record: FeatureRecord, predictors: Sequence[Predicts], known: Mapping[str, Sequence[float]], split: Split = "test"
+        self,
+        record: FeatureRecord,
+        predictors: Sequence[Predicts],
+        known: Mapping[str, Sequence[float]],
+        split: Split = "test",
     ) -> int:
         """Run the pool of one feature; returns how many texts were measured. `known`: maxima of stored experiments."""
         bases = firing_windows(record, split, self.config.carriers)
@@ -105,7 +117,11 @@ class Editor:
         span, used = await self._bisect(run, bases[0], min(3, left))
         left -= used
         turn = self._delete if record.feature.index % 2 == 0 else self._context
-        edits = [self._transplant(record, bases[0], span, split), self._swap(record, bases), turn(record, bases)]
+        edits = [
+            self._transplant(record, bases[0], span, split),
+            self._swap(record, bases),
+            turn(record, bases),
+        ]
         edits += self._random(record, split, left)
         for edit in edits:
             if edit is not None and len(edit.texts) <= left:
@@ -140,7 +156,10 @@ class Editor:
         if len(silent) < self.config.carriers or span[1] - span[0] >= WINDOW // 2:
             return None
         start = (record.feature.index * 7919 + self.config.seed) % len(silent)
-        chosen = [int(silent[(start + k * (len(silent) // self.config.carriers)) % len(silent)]) for k in range(self.config.carriers)]
+        chosen = [
+            int(silent[(start + k * (len(silent) // self.config.carriers)) % len(silent)])
+            for k in range(self.config.carriers)
+        ]
         piece = list(base.ids[span[0] : span[1]])
         texts = []
         for row in chosen:
@@ -156,10 +175,21 @@ class Editor:
             return None
         other = int(near[(record.feature.index + self.config.seed) % min(4, len(near))])
         texts = [
-            self.vocabulary.join([*b.ids[: b.peak], other if b.ids[b.peak] == peak else self._nearest(b.ids[b.peak]), *b.ids[b.peak + 1 :]])
+            self.vocabulary.join(
+                [
+                    *b.ids[: b.peak],
+                    other if b.ids[b.peak] == peak else self._nearest(b.ids[b.peak]),
+                    *b.ids[b.peak + 1 :],
+                ]
+            )
             for b in bases
         ]
-        return Edit("swap", tuple(texts), {"from": self.vocabulary.name(peak), "to": self.vocabulary.name(other)}, bases[0].window_id)
+        return Edit(
+            "swap",
+            tuple(texts),
+            {"from": self.vocabulary.name(peak), "to": self.vocabulary.name(other)},
+            bases[0].window_id,
+        )
 
     def _delete(self, record: FeatureRecord, bases: Sequence[_Base]) -> Edit | None:
         """The peak's word left out; in as many windows as have something else."""
@@ -205,9 +235,20 @@ class _Run:
     """One feature's experiments: seal, measure, store; or take from the store what was measured before."""
 
     def __init__(
-        self, editor: Editor, record: FeatureRecord, predictors: Sequence[Predicts], known: Mapping[str, Sequence[float]], split: Split
+        self,
+        editor: Editor,
+        record: FeatureRecord,
+        predictors: Sequence[Predicts],
+        known: Mapping[str, Sequence[float]],
+        split: Split,
     ) -> None:
-        self.editor, self.record, self.predictors, self.known, self.split = editor, record, predictors, known, split
+        self.editor, self.record, self.predictors, self.known, self.split = (
+            editor,
+            record,
+            predictors,
+            known,
+            split,
+        )
 
     async def experiment(self, edit: Edit) -> bool:
         """Whether most carriers fired. The store has the predictions before the subject reads a word."""
@@ -227,7 +268,14 @@ class _Run:
             told = predictor.predict(windows)
             p = float(np.mean([one.p_fires for one in told]))
             rows.append(
-                PredictionRow(experiment_id, predictor.explanation_id, predictor.predictor, p, list(told[0].strengths), time.time())
+                PredictionRow(
+                    experiment_id,
+                    predictor.explanation_id,
+                    predictor.predictor,
+                    p,
+                    list(told[0].strengths),
+                    time.time(),
+                )
             )
         await editor.store.put(*rows)
         measured = await editor.measurer.measure([(text, feature) for text in edit.texts])

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import traceback
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from glossator.agents.lexical import LexicalExplainer, Surroundings, abstention
+from glossator.agents.fit import Surroundings
+from glossator.agents.lexical import LexicalExplainer, abstention
+from glossator.agents.run import Run
 from glossator.agents.wording import sentence
 from glossator.config import LexicalConfig
 from glossator.scorers.estimators import pearson
@@ -22,10 +23,11 @@ _GROUP = 64
 _NOT_SCORED = ("rare",)
 
 
-def explain_all(run: Any, features: Sequence[int], config: LexicalConfig, run_id: str) -> None:
-    """`run` is a pipeline.Run."""
+def explain_all(run: Run, features: Sequence[int], config: LexicalConfig, run_id: str) -> None:
     behind = run.behind["explain"]
-    explainer = LexicalExplainer(Surroundings(run.lexicon, run.counts, run.neighbours, behind.windows, behind.n_corpus), config)
+    explainer = LexicalExplainer(
+        Surroundings(run.lexicon, run.counts, run.neighbours, behind.windows, behind.n_corpus), config
+    )
     waiting: list[Row] = []
     for done, record in enumerate(run.records(features), 1):
         try:
@@ -47,7 +49,9 @@ def failure_rows(record: FeatureRecord, stage: str, error: BaseException, run_id
     ]
 
 
-def _rows(record: FeatureRecord, explainer: LexicalExplainer, run: Any, config: LexicalConfig, run_id: str) -> list[Row]:
+def _rows(
+    record: FeatureRecord, explainer: LexicalExplainer, run: Run, config: LexicalConfig, run_id: str
+) -> list[Row]:
     f = record.feature
     explanation, fit = _explanation(record, explainer, run, config)
     status = "abstained" if explanation.abstained else "done"
@@ -59,25 +63,40 @@ def _rows(record: FeatureRecord, explainer: LexicalExplainer, run: Any, config: 
         StatusRow(f.dictionary, f.index, "explain", status, explanation.reason, run_id),
     ]  # fmt: skip
     if fit is not None and not explanation.abstained:
-        rows.append(score_row(record, (explanation.explanation_id, explanation.explainer), "simulation", fit, run_id, "select"))
+        rows.append(
+            score_row(
+                record,
+                (explanation.explanation_id, explanation.explainer),
+                "simulation",
+                fit,
+                run_id,
+                "select",
+            )
+        )
     return rows
 
 
 def _explanation(
-    record: FeatureRecord, explainer: LexicalExplainer, run: Any, config: LexicalConfig
+    record: FeatureRecord, explainer: LexicalExplainer, run: Run, config: LexicalConfig
 ) -> tuple[Explanation, Estimate | None]:
     """A rule that holds on `select` as well, or the reason why there is none. Rare features are not held to `select`."""
     if not record.active("explain"):
         return abstention(record, explainer.name, "never active in the split explain"), None
     program, share = explainer.explain(record)
     if not any(item["strength"] for item in program["items"]) or share < config.min_fit:
-        return abstention(record, explainer.name, f"no coherent pattern: the best rule explains {max(share, 0):.0%} of its activation"), None
+        return abstention(
+            record,
+            explainer.name,
+            f"no coherent pattern: the best rule explains {max(share, 0):.0%} of its activation",
+        ), None
     fit = None
     if record.status not in _NOT_SCORED:
         shown = scene(record, "select")
         sums = sums_of(shown, Rule(program, run.lexicon).strengths(shown.windows))
         fit = pearson(sums, draws_for(shown, 200, record.feature.index), len(shown.windows))
         if np.isfinite(fit.value) and fit.value < config.min_select:
-            return abstention(record, explainer.name, f"no rule holds on new text: simulation {fit.value:.2f} on select"), fit
+            return abstention(
+                record, explainer.name, f"no rule holds on new text: simulation {fit.value:.2f} on select"
+            ), fit
     text = sentence(program, record, run.lexicon.vocabulary)
     return Explanation(record.feature.dictionary, record.feature.index, explainer.name, text, program), fit

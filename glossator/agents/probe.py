@@ -12,6 +12,7 @@ import numpy as np
 
 from glossator.agents.editor import Editor
 from glossator.agents.explain import failure_rows
+from glossator.agents.run import Run
 from glossator.config import EditorConfig
 from glossator.errors import StoreError
 from glossator.harness.measurer import Measurer
@@ -21,29 +22,51 @@ from glossator.scorers.simulation import scene
 from glossator.types import FeatureRecord, StatusRow
 
 
-async def probe_all(run: Any, features: Sequence[int], config: EditorConfig, run_id: str) -> None:
-    """`run` is a pipeline.Run."""
+async def probe_all(run: Run, features: Sequence[int], config: EditorConfig, run_id: str) -> None:
     programs = labelled_programs(run, features)
     idle = [f for f in features if f not in programs]
     if idle:
         reasons = dict(run.store.sql("SELECT feature, status FROM label WHERE dictionary = ?", [run.dictionary]))
-        await run.store.put(*(StatusRow(run.dictionary, f, "probe", "abstained", f"nothing to probe: {reasons.get(f)}", run_id) for f in idle))
+        await run.store.put(
+            *(
+                StatusRow(run.dictionary, f, "probe", "abstained", f"nothing to probe: {reasons.get(f)}", run_id)
+                for f in idle
+            )
+        )
     if not programs:
         return
     subject, dictionary = run.model()
     known = known_outcomes(run, list(programs))
     async with Measurer(subject, dictionary) as measurer:
-        editor = Editor(run.lexicon.vocabulary, run.neighbours, measurer, run.store, config, causal=subject.causal, run_id=run_id)
+        editor = Editor(
+            run.lexicon.vocabulary,
+            run.neighbours,
+            measurer,
+            run.store,
+            config,
+            causal=subject.causal,
+            run_id=run_id,
+        )
         done = 0
         stream = iter(run.records(sorted(programs)))
         while batch := list(islice(stream, config.measure_batch)):
-            for finished in asyncio.as_completed([_one(run, editor, record, *programs[record.feature.index], known, run_id) for record in batch]):
+            for finished in asyncio.as_completed(
+                [_one(run, editor, record, *programs[record.feature.index], known, run_id) for record in batch]
+            ):
                 await finished
                 done += 1
                 run.progress("probe", done, len(programs))
 
 
-async def _one(run: Any, editor: Editor, record: FeatureRecord, explanation_id: str, program: Any, known: Any, run_id: str) -> None:
+async def _one(
+    run: Run,
+    editor: Editor,
+    record: FeatureRecord,
+    explanation_id: str,
+    program: Any,
+    known: Any,
+    run_id: str,
+) -> None:
     f = record.feature
     try:
         predictor = rule_predictor(record, explanation_id, Rule(program, run.lexicon))
@@ -63,7 +86,7 @@ def rule_predictor(record: FeatureRecord, explanation_id: str, rule: Rule) -> Ru
     return RulePredictor(explanation_id, rule, firing_rates(np.asarray(rule.strengths(shown.windows)), fires))
 
 
-def labelled_programs(run: Any, features: Sequence[int]) -> dict[int, tuple[str, Any]]:
+def labelled_programs(run: Run, features: Sequence[int]) -> dict[int, tuple[str, Any]]:
     """feature -> (explanation id, program) of those whose label is a rule that can be scored."""
     rows = run.store.sql(
         "SELECT l.feature, e.explanation_id, e.program FROM label l JOIN explanation e USING (explanation_id) WHERE l.dictionary = ? "
@@ -73,7 +96,7 @@ def labelled_programs(run: Any, features: Sequence[int]) -> dict[int, tuple[str,
     return {feature: (explanation_id, json.loads(program)) for feature, explanation_id, program in rows}
 
 
-def known_outcomes(run: Any, features: Sequence[int]) -> dict[str, list[float]]:
+def known_outcomes(run: Run, features: Sequence[int]) -> dict[str, list[float]]:
     """Experiments that were measured before the last stop: they are not run again."""
     rows = run.store.sql(
         "SELECT experiment_id, list(max_activation ORDER BY carrier) FROM measurement WHERE dictionary = ? "

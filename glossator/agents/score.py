@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from glossator.agents.explain import failure_rows
 from glossator.agents.lexical import lookup, strengths_of_lookup
 from glossator.agents.probe import labelled_programs
+from glossator.agents.run import Run
 from glossator.config import ScoreConfig
 from glossator.scorers.adversarial import Outcome, adversarial, base_rates
 from glossator.scorers.comparisons import benjamini_hochberg, density_strata, partners, permutation_p
@@ -31,13 +31,14 @@ class _Found:
     permuted: Floats
 
 
-def score_all(run: Any, features: Sequence[int], config: ScoreConfig, run_id: str) -> None:
-    """`run` is a pipeline.Run."""
+def score_all(run: Run, features: Sequence[int], config: ScoreConfig, run_id: str) -> None:
     rules = _rules(run)
     todo = [f for f in features if f in rules]
     idle = [f for f in features if f not in rules]
     reasons = dict(run.store.sql("SELECT feature, status FROM label WHERE dictionary = ?", [run.dictionary]))
-    rows: list[Row] = [StatusRow(run.dictionary, f, "score", "abstained", f"nothing to score: {reasons.get(f)}", run_id) for f in idle]
+    rows: list[Row] = [
+        StatusRow(run.dictionary, f, "score", "abstained", f"nothing to score: {reasons.get(f)}", run_id) for f in idle
+    ]
     order = sorted(rules)
     density = dict(run.store.sql("SELECT feature, density FROM feature WHERE dictionary = ?", [run.dictionary]))
     strata = density_strata(np.asarray([density[f] for f in order]))
@@ -66,14 +67,19 @@ def score_all(run: Any, features: Sequence[int], config: ScoreConfig, run_id: st
     _replace(run, todo, rows)
 
 
-def _rules(run: Any) -> dict[int, Candidate]:
+def _rules(run: Run) -> dict[int, Candidate]:
     """All labels of the dictionary that are rules: those to be scored, and the stock of nulls."""
-    programs = labelled_programs(run, [f for (f,) in run.store.sql("SELECT feature FROM feature WHERE dictionary = ?", [run.dictionary])])
-    names = dict(run.store.sql("SELECT explanation_id, explainer FROM explanation WHERE dictionary = ?", [run.dictionary]))
+    programs = labelled_programs(
+        run,
+        [f for (f,) in run.store.sql("SELECT feature FROM feature WHERE dictionary = ?", [run.dictionary])],
+    )
+    names = dict(
+        run.store.sql("SELECT explanation_id, explainer FROM explanation WHERE dictionary = ?", [run.dictionary])
+    )
     return {f: Candidate(i, names[i], Rule(program, run.lexicon)) for f, (i, program) in programs.items()}
 
 
-def _outcomes(run: Any) -> dict[str, list[Outcome]]:
+def _outcomes(run: Run) -> dict[str, list[Outcome]]:
     """Sealed predictions with what came of them, by explanation."""
     rows = run.store.sql(
         "SELECT p.explanation_id, e.feature, e.kind, p.p_fires, o.fires FROM prediction p JOIN experiment e USING (experiment_id) "
@@ -87,7 +93,13 @@ def _outcomes(run: Any) -> dict[str, list[Outcome]]:
 
 
 def _score_one(
-    run: Any, record: FeatureRecord, mine: Candidate, tried: Sequence[Rule], neighbour: Candidate | None, config: ScoreConfig, run_id: str
+    run: Run,
+    record: FeatureRecord,
+    mine: Candidate,
+    tried: Sequence[Rule],
+    neighbour: Candidate | None,
+    config: ScoreConfig,
+    run_id: str,
 ) -> _Found:
     scorer = FeatureScorer(record, config, run_id)
     rows, sums = scorer.rule_rows(mine)
@@ -110,12 +122,19 @@ def _score_one(
 
 
 def _comparisons(
-    run: Any, found: dict[int, _Found], rules: dict[int, Candidate], strata: dict[int, int], config: ScoreConfig, run_id: str
+    run: Run,
+    found: dict[int, _Found],
+    rules: dict[int, Candidate],
+    strata: dict[int, int],
+    config: ScoreConfig,
+    run_id: str,
 ) -> list[Row]:
     """Null rows with p and q values over all features of this call."""
     order = sorted(found)
     value = np.asarray([found[f].value for f in order])
-    p, mean, size = permutation_p(value, np.asarray([strata[f] for f in order]), [found[f].permuted for f in order], config.min_null)
+    p, mean, size = permutation_p(
+        value, np.asarray([strata[f] for f in order]), [found[f].permuted for f in order], config.min_null
+    )
     q = benjamini_hochberg(p)
     rows: list[Row] = [
         NullScoreRow(
@@ -131,11 +150,12 @@ def _comparisons(
     return rows + [row for row in beside if row.comparison != "neighbour"]
 
 
-def _replace(run: Any, features: Sequence[int], rows: Sequence[Row]) -> None:
+def _replace(run: Run, features: Sequence[int], rows: Sequence[Row]) -> None:
     """New scores take the place of old ones of the same features on `test`."""
     ids = json.dumps(list(features))
     for table, extra in (("score", "AND split = 'test'"), ("null_score", "")):
         run.store.execute(
-            f"DELETE FROM {table} WHERE dictionary = ? AND feature IN (SELECT unnest(?::JSON::INTEGER[])) {extra}", [run.dictionary, ids]
+            f"DELETE FROM {table} WHERE dictionary = ? AND feature IN (SELECT unnest(?::JSON::INTEGER[])) {extra}",
+            [run.dictionary, ids],
         )
     run.store.put_now(*rows)

@@ -15,8 +15,9 @@ from glossator.scorers.patterns import CLASSES
 from glossator.types import PAD, FeatureRecord, Vocabulary
 
 _STRONG = 4
-_NAMED_STRONG, _NAMED_WEAK, _NAMED_NOT = 6, 3, 2
-_WORDS_NAMED = 5
+_NAMED, _NAMED_WEAK, _NAMED_NOT = 5, 3, 2
+_WORDS_NAMED = 4
+_PART = 0.5  # a piece is shown inside a word if that share of its activation lies in longer words
 
 
 def sentence(program: Mapping[str, Any], record: FeatureRecord, vocabulary: Vocabulary) -> str:
@@ -32,9 +33,9 @@ def sentence(program: Mapping[str, Any], record: FeatureRecord, vocabulary: Voca
     never = [speaker.phrase(item) for item in grouped if item["strength"] == 0]
     if not strong:
         strong, weak = weak, []
-    text = _listed(strong, _NAMED_STRONG)
+    text = _listed(strong, _NAMED)
     if weak:
-        text += f"; weakly {_listed(weak, _NAMED_WEAK)}"
+        text += f"; weakly {_listed(weak, max(1, min(_NAMED_WEAK, _NAMED - len(strong))))}"
     if never:
         text += f"; but not {_listed(never, _NAMED_NOT)}"
     return text
@@ -87,10 +88,13 @@ class _Speaker:
                 return self._quote(item["token"])
             case "words":
                 first, *rest = item["tokens"]
-                named = ", ".join(self._bare(word) for word in rest[:_WORDS_NAMED]) + (", ..." if len(rest) > _WORDS_NAMED else "")
+                plain = all(name.isalnum() or name.startswith("##") for name in item["tokens"])
+                named = ", ".join(self._bare(w) if plain else _quoted(w) for w in rest[:_WORDS_NAMED]) + (
+                    ", ..." if len(rest) > _WORDS_NAMED else ""
+                )
                 if item["relation"] == "forms":
                     short, *others = sorted(item["tokens"], key=len)
-                    return f'the word {_quoted(self._bare(short))} and its forms ({", ".join(self._bare(w) for w in others[:_WORDS_NAMED])})'
+                    return f"the word {_quoted(self._bare(short))} and its forms ({', '.join(self._bare(w) for w in others[:_WORDS_NAMED])})"
                 return f"{self._sort(item['tokens'])} like {_quoted(self._bare(first))} ({named})"
             case "after" | "before":
                 sides = " or ".join(dict.fromkeys(_quoted(self._bare_words(side)) for side in item["sides"]))
@@ -110,7 +114,13 @@ class _Speaker:
     def _sort(self, names: Sequence[str]) -> str:
         if all(name.startswith("##") for name in names):
             return "word pieces"
-        return "words" if all(name.isalpha() for name in names) else "numbers" if all(name.isdigit() for name in names) else "tokens"
+        return (
+            "words"
+            if all(name.isalpha() for name in names)
+            else "numbers"
+            if all(name.isdigit() for name in names)
+            else "tokens"
+        )
 
     def _bare(self, name: str) -> str:
         return f"-{name[2:]}" if name.startswith("##") else name
@@ -123,24 +133,29 @@ class _Speaker:
         return out
 
     def _quote(self, name: str) -> str:
-        if not name.startswith("##"):
-            return _quoted(name)
         word = self._word_around(name)
-        return f'"{self._bare(name)}" (as in "{word}")' if word else f'"{self._bare(name)}"'
+        quoted = _quoted(self._bare(name))
+        return f"{quoted} (as in {_quoted(word)})" if word else quoted
 
     def _word_around(self, name: str) -> str | None:
-        """The word in which a piece fires most."""
+        """The longer word in which a piece fires most, if it fires mostly inside longer words."""
         token = self._vocabulary.find(name)
         here = self._ids[:, self._start : self._start + self._acts.shape[1]]
         strength = np.where(here == token, self._acts, 0)
         if token is None or not strength.any():
             return None
-        row, column = np.unravel_index(int(np.argmax(strength)), strength.shape)
-        ids = self._ids[row]
-        first = last = self._start + int(column)
+        mass: dict[str, float] = {}
+        for row, column in zip(*np.nonzero(strength), strict=True):
+            word = self._whole(self._ids[row], self._start + int(column))
+            mass[word] = mass.get(word, 0.0) + float(strength[row, column])
+        longer = {word: m for word, m in mass.items() if word != self._vocabulary.pieces[token]}
+        return max(longer, key=lambda w: longer[w]) if sum(longer.values()) > _PART * sum(mass.values()) else None
+
+    def _whole(self, ids: Sequence[int], at: int) -> str:
         v = self._vocabulary
+        first = last = at
         while first > 0 and ids[first - 1] != PAD and not v.starts_word[ids[first]]:
             first -= 1
         while last + 1 < len(ids) and ids[last + 1] != PAD and not v.starts_word[ids[last + 1]]:
             last += 1
-        return v.join(ids[first : last + 1].tolist())
+        return v.join([int(i) for i in ids[first : last + 1]])

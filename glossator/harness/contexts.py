@@ -123,7 +123,10 @@ def prepare(
 
 
 def _tokenized(
-    documents: Iterable[Document], tokenize: Callable[[Sequence[str]], list[list[int]]], size: int, limit: int | None
+    documents: Iterable[Document],
+    tokenize: Callable[[Sequence[str]], list[list[int]]],
+    size: int,
+    limit: int | None,
 ) -> tuple[list[str], list[tuple[str, ...]], list[list[Ints]], list[list[int]]]:
     names: list[str] = []
     tags: list[tuple[str, ...]] = []
@@ -173,7 +176,7 @@ def _near_duplicates(chunks: Sequence[Sequence[Ints]], threshold: float) -> Ints
     from datasketch import MinHash, MinHashLSH
 
     lsh = MinHashLSH(threshold=threshold, num_perm=128)
-    sketches = []
+    sketches: list[MinHash] = []
     pairs: list[tuple[int, int]] = []
     for number, pieces in enumerate(chunks):
         sketch = MinHash(num_perm=128, seed=1, hashfunc=int)
@@ -197,4 +200,6 @@ def _splits(names: Sequence[str], cluster: Ints, config: CorpusConfig) -> Ints:
     if bounds[1] >= 1:
         raise CorpusError("explain_share + select_share leaves nothing for the split test; keep their sum below 1")
     draw = {number: hash63(f"{config.seed}|{name}") / 2**63 for number, name in first.items()}
-    return np.asarray([int(np.searchsorted(bounds, draw[number], side="right")) for number in cluster.tolist()], np.int64)
+    return np.asarray(
+        [int(np.searchsorted(bounds, draw[number], side="right")) for number in cluster.tolist()], np.int64
+    )

@@ -16,7 +16,7 @@ import re
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -54,7 +54,9 @@ def _read(source: str) -> Iterator[Document]:
     if path.is_dir():
         return _folder(path)
     if not path.exists():
-        raise CorpusError(f"{source}: no such file or folder (built-in corpora: python-docs, themes; data sets: hf:NAME)")
+        raise CorpusError(
+            f"{source}: no such file or folder (built-in corpora: python-docs, themes; data sets: hf:NAME)"
+        )
     return _file(path)
 
 
@@ -98,7 +100,7 @@ def _text(path: Path) -> Iterator[Document]:
     titles = {i for i, line in enumerate(lines) if _HEADING.match(line.rstrip("\r\n"))}
     if titles:
         bounds = sorted({0, *titles, len(lines)})
-        for begin, end in zip(bounds, bounds[1:], strict=False):
+        for begin, end in pairwise(bounds):
             title = lines[begin].strip(" =\r\n") if begin in titles else "(preamble)"
             yield Document(f"{path.name}:{begin + 1}:{title}", ("".join(lines[begin:end]),))
         return
@@ -119,8 +121,14 @@ def _document(record: dict[str, object], path: Path, row: int) -> Document:
         if isinstance(value, str):
             name = record.get("id") or record.get("name") or record.get("title")
             tag = record.get("theme") or record.get("tag")
-            return Document(f"{path.name}:{_whole(str(name or row))}", (_whole(value),), (_whole(str(tag)),) if tag else ())
-    raise CorpusError(f"{path}: row {row} has no text column (text, content, body); found {', '.join(map(str, record))[:80]}")
+            return Document(
+                f"{path.name}:{_whole(str(name or row))}",
+                (_whole(value),),
+                (_whole(str(tag)),) if tag else (),
+            )
+    raise CorpusError(
+        f"{path}: row {row} has no text column (text, content, body); found {', '.join(map(str, record))[:80]}"
+    )
 
 
 def _whole(text: str) -> str:
@@ -191,11 +199,22 @@ def python_docs() -> Iterator[Document]:
     try:
         from pydoc_data.topics import topics
     except ImportError as error:
-        raise CorpusError("python-docs: this Python carries no pydoc_data; install its documentation package") from error
+        raise CorpusError(
+            "python-docs: this Python carries no pydoc_data; install its documentation package"
+        ) from error
     for topic, text in sorted(topics.items()):
         yield Document(f"topic:{topic}", (text,))
     root = Path(sysconfig.get_paths()["stdlib"])
-    skip = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "pydoc_data", "__pycache__"}
+    skip = {
+        "site-packages",
+        "dist-packages",
+        "test",
+        "tests",
+        "idlelib",
+        "lib2to3",
+        "pydoc_data",
+        "__pycache__",
+    }
     files = sorted(p for p in root.rglob("*.py") if not skip & set(p.relative_to(root).parts[:-1]))
     for module, members in groupby(files, key=lambda p: p.relative_to(root).parts[0].removesuffix(".py")):
         passages = [doc for member in members for doc in _docstrings(member)]

@@ -106,12 +106,16 @@ def _load(source: str, device: str) -> Any:
             stored = json.loads((path / "cfg.json").read_text("utf-8"))
             dtype = "float32" if device == "cpu" else stored.get("dtype")
             return SAE.load_from_disk(path, device=device, dtype=dtype)
-        except Exception as error:  # noqa: BLE001  SAELens raises whatever it meets; all of it means the same here
-            raise DictionaryError(f"{source}: SAELens cannot load this folder ({type(error).__name__}: {str(error)[:200]})") from error
+        except Exception as error:
+            raise DictionaryError(
+                f"{source}: SAELens cannot load this folder ({type(error).__name__}: {str(error)[:200]})"
+            ) from error
     if ":" not in source:
         raise DictionaryError(f"{source}: no such folder; for a dictionary of SAELens's registry write RELEASE:SAE_ID")
     release, _, sae_id = source.partition(":")
     try:
         return SAE.from_pretrained(release, sae_id, device=device)
-    except Exception as error:  # noqa: BLE001
-        raise DictionaryError(f"{source}: SAELens cannot load it ({type(error).__name__}: {str(error)[:200]})") from error
+    except Exception as error:
+        raise DictionaryError(
+            f"{source}: SAELens cannot load it ({type(error).__name__}: {str(error)[:200]})"
+        ) from error

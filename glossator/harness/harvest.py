@@ -68,7 +68,10 @@ class LoadingCheck:
         found = []
         if self.variance_explained < 0.3:
             found.append(f"it explains {self.variance_explained:.2f} of the variance: is this the right hook?")
-        if self.stated_variance_explained is not None and self.variance_explained < self.stated_variance_explained - 0.2:
+        if (
+            self.stated_variance_explained is not None
+            and self.variance_explained < self.stated_variance_explained - 0.2
+        ):
             found.append(
                 f"its card says variance explained {self.stated_variance_explained:.2f}, here it is {self.variance_explained:.2f}"
             )
@@ -81,12 +84,19 @@ def loading_check(subject: Subject, dictionary: Dictionary, corpus: Corpus, conf
     """Variance explained and L0 on about 8,000 tokens spread over the corpus."""
     check_width(dictionary, subject.d_hook, subject.hook)
     step = max(1, int(corpus.context_length.sum() // 8000))
-    picked = [corpus.tokens[s : s + n] for s, n in zip(corpus.context_start[::step], corpus.context_length[::step], strict=True)]
-    acts = torch.cat([subject.activations(b)[b.content].float() for b in batches(picked, subject, batch_tokens=config.batch_tokens)])
-    features = torch.cat([dictionary.encode(chunk) for chunk in acts.split(config.encode_tokens)])
+    picked = [
+        corpus.tokens[s : s + n]
+        for s, n in zip(corpus.context_start[::step], corpus.context_length[::step], strict=True)
+    ]
+    acts = torch.cat(
+        [subject.activations(b)[b.content].float() for b in batches(picked, subject, batch_tokens=config.batch_tokens)]
+    )
+    features = torch.cat([dictionary.encode(chunk) for chunk in torch.split(acts, config.encode_tokens)])
     residual = sum(
         float((x - dictionary.decode(f)).square().sum())
-        for x, f in zip(acts.split(config.encode_tokens), features.split(config.encode_tokens), strict=True)
+        for x, f in zip(
+            torch.split(acts, config.encode_tokens), torch.split(features, config.encode_tokens), strict=True
+        )
     )
     stated = dictionary.identity().get("stated", {})
     return LoadingCheck(
@@ -151,7 +161,12 @@ class _Pass:
     """The state of one shard."""
 
     def __init__(
-        self, subject: Subject, dictionary: Dictionary, corpus: Corpus, config: HarvestConfig, background: Ints
+        self,
+        subject: Subject,
+        dictionary: Dictionary,
+        corpus: Corpus,
+        config: HarvestConfig,
+        background: Ints,
     ) -> None:
         self.subject, self.dictionary, self.corpus, self.config = subject, dictionary, corpus, config
         groups = dictionary.n_features * len(SPLITS)
@@ -194,7 +209,9 @@ class _Pass:
         rows, width = batch.ids.shape
         context = torch.from_numpy(batch.row_context) + begin
         offset = torch.arange(width) - batch.prefix
-        window = self.first_window[context.clamp(min=0)][:, None] + torch.div(offset, WINDOW, rounding_mode="floor")[None, :]
+        window = (
+            self.first_window[context.clamp(min=0)][:, None] + torch.div(offset, WINDOW, rounding_mode="floor")[None, :]
+        )
         position = (offset % WINDOW).expand(rows, width)
         content = batch.content.flatten()
         flat = acts.reshape(rows * width, -1)
@@ -213,7 +230,13 @@ class _Pass:
                 raise HarvestError(self._not_finite(encoded, context[first:], width))
             encoded = encoded * content[part, None]
             token, feature = torch.nonzero(encoded, as_tuple=True)
-            self._chunk(encoded[token, feature].float(), feature, ids[part][token], window[part][token], position[part][token])
+            self._chunk(
+                encoded[token, feature].float(),
+                feature,
+                ids[part][token],
+                window[part][token],
+                position[part][token],
+            )
 
     def _not_finite(self, encoded: Tensor, context: Tensor, width: int) -> str:
         row = int(torch.nonzero(~torch.isfinite(encoded))[0, 0]) // width
@@ -289,14 +312,31 @@ def _merge(files: list[Path], n_features: int, config: HarvestConfig, background
         tokens.append(_under(found, "tokens"))
         parts.append(_under(found, "background"))
         outliers += int(found["outliers"][0])
-    whole = {name: np.concatenate([part[name] for part in parts]) for name in ("window", "position", "feature", "value")}
+    whole = {
+        name: np.concatenate([part[name] for part in parts]) for name in ("window", "position", "feature", "value")
+    }
     order = np.lexsort((whole["position"], whole["feature"], whole["window"]))
     whole = {name: column[order] for name, column in whole.items()}
     kept_top, kept_sample = top.entries(), without_top(sample.entries(), top.entries(), config.sample)
     table = TokenTable.merged(tokens)
-    arrays = [*kept_top.values(), *kept_sample.values(), *whole.values(), *statistics.arrays().values(), *table.values()]
+    arrays = [
+        *kept_top.values(),
+        *kept_sample.values(),
+        *whole.values(),
+        *statistics.arrays().values(),
+        *table.values(),
+    ]
     return Harvest(
-        kept_top, kept_sample, whole, background, statistics, table, outliers, len(files), seconds, _digest(arrays)
+        kept_top,
+        kept_sample,
+        whole,
+        background,
+        statistics,
+        table,
+        outliers,
+        len(files),
+        seconds,
+        _digest(arrays),
     )
 
 

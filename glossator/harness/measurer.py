@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from glossator.errors import HarvestError
+from glossator.errors import HarvestError, UsageError
 from glossator.harness.dictionary import Dictionary, check_width
 from glossator.harness.subject import Subject, TokenBatch, batches, bucket_widths
 from glossator.types import Activations, FeatureId
@@ -69,6 +69,18 @@ class Measurer:
         self._later(loop)
         return list(await asyncio.gather(*futures))
 
+    def measure_all(self, text: str) -> tuple[list[int], torch.Tensor]:
+        """Every feature on one text: content token ids [n] and activations [n, n_features]. Raises UsageError for no text."""
+        size = self.subject.context_size - len(self.subject.prefix) - len(self.subject.suffix)
+        ids = self.tokenize([text])[0]
+        if not ids:
+            raise UsageError("--text: holds no tokens; give it some words")
+        if len(ids) > size:
+            raise UsageError(f"--text: has {len(ids)} tokens, the context holds {size}; shorten it")
+        batch = next(iter(batches([ids], self.subject, batch_tokens=self.batch_tokens)))
+        content = batch.content[0]
+        return batch.ids[0][content].tolist(), self._encode(batch)[0][content]
+
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         return self.subject.tokenize(texts)
 
@@ -113,8 +125,8 @@ class Measurer:
                     continue
                 request = requests[member]
                 content = batch.content[row]
-                ids = tuple(int(i) for i in batch.ids[row][content])
-                numbers = tuple(float(x) for x in values[row][content][:, request.feature])
+                ids = tuple(batch.ids[row][content].tolist())
+                numbers = tuple(values[row, :, request.feature][content].tolist())
                 out[int(member)] = Activations(ids, tuple(names.name(i) for i in ids), numbers)
         self.texts += len(requests)
         return [out[i] for i in range(len(requests))]

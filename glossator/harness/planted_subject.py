@@ -59,10 +59,7 @@ class PlantedSubject:
     def embeddings(self) -> Tensor:
         """[V, n_planted + V]: words that move the same features lie near each other."""
         alone = torch.tensor(
-            [
-                [feature.activation([piece])[0] for feature in self.features]
-                for piece in self.vocabulary.pieces
-            ]
+            [[feature.activation([piece])[0] for feature in self.features] for piece in self.vocabulary.pieces]
         )
         return torch.cat([alone.reshape(len(self.vocabulary), -1), torch.eye(len(self.vocabulary))], 1)
 

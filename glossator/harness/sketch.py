@@ -48,7 +48,9 @@ class Sketch:
             here = kept & (row >= begin) & (row < end)
             self._merge(touched[begin:end], row[here] - begin, rank[here], key[here], window[here], activations[here])
 
-    def _merge(self, touched: Tensor, row: Tensor, rank: Tensor, key: Tensor, window: Tensor, activations: Tensor) -> None:
+    def _merge(
+        self, touched: Tensor, row: Tensor, rank: Tensor, key: Tensor, window: Tensor, activations: Tensor
+    ) -> None:
         width = int(rank.max()) + 1
         shape = (len(touched), width)
         new_key = torch.full(shape, EMPTY, dtype=torch.int64, device=key.device)
@@ -82,7 +84,9 @@ class Sketch:
         acts = np.zeros((len(entries["group"]), WINDOW), np.float32)
         row = np.repeat(np.arange(len(acts)), entries["active"])
         acts[row, entries["position"]] = entries["value"]
-        self.offer(*(torch.from_numpy(np.asarray(x)) for x in (entries["group"], entries["key"], entries["window"], acts)))
+        self.offer(
+            *(torch.from_numpy(np.asarray(x)) for x in (entries["group"], entries["key"], entries["window"], acts))
+        )
 
 
 def _runs(sorted_group: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -22,7 +22,8 @@ _COMPACT = 4_000_000
 
 
 def bin_of(value: Tensor) -> Tensor:
-    return ((torch.log2(value) - _LOWEST) * _PER_OCTAVE).floor().clamp(0, BINS - 1).long()
+    """In float64: float32's logarithm puts some values above an edge that they are below, and they would not fire."""
+    return ((torch.log2(value.double()) - _LOWEST) * _PER_OCTAVE).floor().clamp(0, BINS - 1).long()
 
 
 def bin_edges() -> Floats:
@@ -112,7 +113,12 @@ class TokenTable:
 
     def arrays(self) -> dict[str, Ints]:
         key, active, total = _summed(self._waiting)
-        return {"feature": key // self._vocabulary, "token": key % self._vocabulary, "active": active, "total": total}
+        return {
+            "feature": key // self._vocabulary,
+            "token": key % self._vocabulary,
+            "active": active,
+            "total": total,
+        }
 
     @staticmethod
     def merged(tables: list[dict[str, Ints]]) -> dict[str, Ints]:

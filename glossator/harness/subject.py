@@ -71,12 +71,17 @@ class HFSubject:
 
         logging.set_verbosity_error()
         logging.disable_progress_bar()
+        local = Path(model).is_dir()  # a folder needs no hub
         try:
-            config = AutoConfig.from_pretrained(str(model))
-            self._tokenizer = AutoTokenizer.from_pretrained(str(model))
-            self._model = AutoModel.from_pretrained(str(model)).eval().requires_grad_(False).to(device)
+            config = AutoConfig.from_pretrained(str(model), local_files_only=local)
+            self._tokenizer = AutoTokenizer.from_pretrained(str(model), local_files_only=local)
+            self._model = (
+                AutoModel.from_pretrained(str(model), local_files_only=local).eval().requires_grad_(False).to(device)
+            )
         except (OSError, ValueError) as error:
-            raise SubjectError(f"{model}: no such model folder or hub name ({str(error).splitlines()[0][:160]})") from error
+            raise SubjectError(
+                f"{model}: no such model folder or hub name ({str(error).splitlines()[0][:160]})"
+            ) from error
         self.name, self.hook, self.device = str(model), hook, device
         self._module = self._find(hook)
         self.context_size = min(context_size, int(getattr(config, "max_position_embeddings", context_size)))
@@ -88,10 +93,12 @@ class HFSubject:
         self.causal = self._is_causal()
 
     def _find(self, hook: str) -> torch.nn.Module:
-        modules = dict(self._model.named_modules())
+        modules: dict[str, torch.nn.Module] = dict(self._model.named_modules())
         if hook and hook in modules:
             return modules[hook]
-        stripped = {f"{prefix}{name}": module for name, module in modules.items() for prefix in ("model.", "transformer.")}
+        stripped = {
+            f"{prefix}{name}": module for name, module in modules.items() for prefix in ("model.", "transformer.")
+        }
         if hook in stripped:  # AutoModel drops the head and with it the first step of the path
             return stripped[hook]
         near = difflib.get_close_matches(hook, list(modules), n=4, cutoff=0.3)
@@ -100,7 +107,9 @@ class HFSubject:
     def _catch(self, _module: torch.nn.Module, _inputs: object, output: object) -> None:
         value = output[0] if isinstance(output, tuple) else output
         if not isinstance(value, Tensor):
-            raise SubjectError(f"hook {self.hook!r}: the module returns {type(value).__name__}, not a tensor; hook a layer")
+            raise SubjectError(
+                f"hook {self.hook!r}: the module returns {type(value).__name__}, not a tensor; hook a layer"
+            )
         self._caught.append(value)
         raise _CutOff
 
@@ -122,7 +131,8 @@ class HFSubject:
 
     def _is_causal(self) -> bool:
         """Whether a token is the same whatever comes after it. Measured: names of classes and configs do not say."""
-        tokens = np.flatnonzero(~self.vocabulary.special)
+        known = self._model.get_input_embeddings().weight.shape[0]  # a tokenizer may have grown past its model
+        tokens = np.flatnonzero(~self.vocabulary.special[:known])
         first, *others = tokens[np.linspace(0, len(tokens) - 1, 9).astype(int)].tolist()
         found = []
         for rest in (others[:4], others[4:]):
@@ -153,7 +163,8 @@ class HFSubject:
 
     def embeddings(self) -> Tensor:
         """[V, d] input embeddings, for finding a token's nearest neighbours."""
-        return self._model.get_input_embeddings().weight.detach().float().cpu()
+        weight: Tensor = self._model.get_input_embeddings().weight
+        return weight.detach().float().cpu()
 
     def identity(self) -> dict[str, Any]:
         """What makes two subjects the same: weights (hashed in part), hook, dtype, context."""
@@ -179,7 +190,9 @@ def _vocabulary(tokenizer: Any) -> Vocabulary:
     raw = ["" if piece is None else str(piece) for piece in raw]
     special = set(tokenizer.all_special_ids)
     count = {mark: sum(p.startswith(mark) for p in raw) for mark in ("##", "Ġ", "▁")}
-    common = max(count, key=lambda mark: count[mark])  # every convention's marks may stand alone in another's vocabulary
+    common = max(
+        count, key=lambda mark: count[mark]
+    )  # every convention's marks may stand alone in another's vocabulary
     marks = common if common != "##" and count[common] else None
     pieces, starts = [], []
     for token, piece in enumerate(raw):
@@ -198,8 +211,8 @@ def _vocabulary(tokenizer: Any) -> Vocabulary:
 
 
 def bucket_widths(context_size: int) -> tuple[int, ...]:
-    """The widths that a forward pass may have: powers of two up to the context."""
-    widths = [w for w in (16, 32, 48, 64, 96, 128, 192, 256, 512, 1024, 2048, 4096) if w < context_size]
+    """The widths that a forward pass may have, up to the context: finer where most windows and edits lie."""
+    widths = [w for w in (16, 24, 32, 40, 48, 64, 96, 128, 192, 256, 512, 1024, 2048, 4096) if w < context_size]
     return (*widths, context_size)
 
 
@@ -212,7 +225,9 @@ def batches(sequences: Sequence[Sequence[int] | Ints], subject: Subject, *, batc
     widths = bucket_widths(subject.context_size)
     lengths = np.asarray([len(s) + frame for s in sequences])
     if len(lengths) and lengths.max() > subject.context_size:
-        raise SubjectError(f"a text of {lengths.max()} tokens does not fit the context of {subject.context_size}; shorten it")
+        raise SubjectError(
+            f"a text of {lengths.max()} tokens does not fit the context of {subject.context_size}; shorten it"
+        )
     chosen = np.searchsorted(widths, lengths)
     for number, width in enumerate(widths):
         members = np.flatnonzero(chosen == number)
@@ -221,7 +236,9 @@ def batches(sequences: Sequence[Sequence[int] | Ints], subject: Subject, *, batc
             yield _batch(sequences, members[begin : begin + rows], rows, width, subject)
 
 
-def _batch(sequences: Sequence[Sequence[int] | Ints], members: Ints, rows: int, width: int, subject: Subject) -> TokenBatch:
+def _batch(
+    sequences: Sequence[Sequence[int] | Ints], members: Ints, rows: int, width: int, subject: Subject
+) -> TokenBatch:
     prefix, suffix = list(subject.prefix), list(subject.suffix)
     ids = np.zeros((rows, width), np.int64)
     attention = np.zeros((rows, width), np.int64)
@@ -238,5 +255,9 @@ def _batch(sequences: Sequence[Sequence[int] | Ints], members: Ints, rows: int, 
     row_context = np.full(rows, -1, np.int64)
     row_context[: len(members)] = members
     return TokenBatch(
-        torch.from_numpy(ids), torch.from_numpy(attention), torch.from_numpy(content), row_context, len(prefix)
+        torch.from_numpy(ids),
+        torch.from_numpy(attention),
+        torch.from_numpy(content),
+        row_context,
+        len(prefix),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,13 @@ _TOP_TOKENS = 12
 
 
 def harvest_tables(
-    subject: Subject, dictionary: Dictionary, corpus: Corpus, sources: list[str], harvest: Harvest, check: LoadingCheck, config: HarvestConfig
+    subject: Subject,
+    dictionary: Dictionary,
+    corpus: Corpus,
+    sources: list[str],
+    harvest: Harvest,
+    check: LoadingCheck,
+    config: HarvestConfig,
 ) -> dict[str, pa.Table]:
     """Every table that a harvest writes, by name."""
     kept = np.unique(np.concatenate([harvest.top["window"], harvest.sample["window"], harvest.background_windows]))
@@ -46,7 +53,10 @@ def harvest_tables(
         "text_window": _windows(corpus, kept, subject),
         "background": _background(dictionary.name, corpus, harvest),
     }
-    exemplars = [_exemplars(dictionary.name, corpus, harvest.top, "top"), _exemplars(dictionary.name, corpus, harvest.sample, "sample")]
+    exemplars = [
+        _exemplars(dictionary.name, corpus, harvest.top, "top"),
+        _exemplars(dictionary.name, corpus, harvest.sample, "sample"),
+    ]
     return tables | {"exemplar": pa.concat_tables(exemplars)}
 
 
@@ -127,10 +137,17 @@ def token_neighbours(subject: Subject, corpus: Corpus) -> pa.Table:
         cosine[torch.arange(len(cosine)), torch.arange(begin, begin + len(cosine))] = -2.0
         found.append(torch.topk(cosine, size, dim=1).indices.numpy())
     neighbours = used[np.concatenate(found)] if found else np.empty((0, size), np.int64)
-    return pa.table({"token_id": used.astype(np.int32), "neighbours": pa.array(neighbours.astype(np.int32).tolist(), pa.list_(pa.int32()))})
+    return pa.table(
+        {
+            "token_id": used.astype(np.int32),
+            "neighbours": pa.array(neighbours.astype(np.int32).tolist(), pa.list_(pa.int32())),
+        }
+    )
 
 
-def _features(dictionary: Dictionary, harvest: Harvest, corpus: Corpus, vocabulary: Vocabulary, config: HarvestConfig) -> pa.Table:
+def _features(
+    dictionary: Dictionary, harvest: Harvest, corpus: Corpus, vocabulary: Vocabulary, config: HarvestConfig
+) -> pa.Table:
     s, n = harvest.statistics, dictionary.n_features
     active = s.active_tokens.sum(1).numpy()
     status, reason = statuses(s.active_windows.numpy(), len(corpus.window_start), config)
@@ -163,9 +180,12 @@ def _features(dictionary: Dictionary, harvest: Harvest, corpus: Corpus, vocabula
 
 def statuses(active_windows: Ints, n_windows: int, config: HarvestConfig) -> tuple[list[str], list[str | None]]:
     """dead, rare, dense or waiting, with the reason. active_windows [F, 3]."""
-    status, reason = [], []
+    status: list[str] = []
+    reason: list[str | None] = []
     for row in active_windows:
-        lacking = [f"{a} of {m} in {s}" for a, m, s in zip(row.tolist(), config.min_active, SPLITS, strict=True) if a < m]
+        lacking = [
+            f"{a} of {m} in {s}" for a, m, s in zip(row.tolist(), config.min_active, SPLITS, strict=True) if a < m
+        ]
         if not row.any():
             status.append("dead")
             reason.append("never active on this corpus")
@@ -198,7 +218,7 @@ def _top_tokens(tokens: dict[str, Ints], n: int, vocabulary: Vocabulary) -> list
     order = np.lexsort((tokens["token"], -tokens["total"], tokens["feature"]))
     feature, token = tokens["feature"][order], tokens["token"][order]
     first = np.searchsorted(feature, np.arange(n + 1))
-    return [[vocabulary.name(int(t)) for t in token[a : min(b, a + _TOP_TOKENS)]] for a, b in zip(first, first[1:], strict=False)]
+    return [[vocabulary.name(int(t)) for t in token[a : min(b, a + _TOP_TOKENS)]] for a, b in pairwise(first.tolist())]
 
 
 def _windows(corpus: Corpus, index: Ints, subject: Subject) -> pa.Table:

@@ -43,7 +43,7 @@ def permutation_p(value: Floats, strata: Ints, null: Sequence[Floats], least: in
     p, mean, size = np.full(len(value), np.nan), np.full(len(value), np.nan), np.zeros(len(value), np.int64)
     for stratum in np.unique(strata):
         members = np.flatnonzero(strata == stratum)
-        drawn = [null[i] for i in members]
+        drawn = [null[int(i)] for i in members]
         pool = np.sort(np.concatenate(drawn)) if drawn else np.empty(0)
         pool = pool[np.isfinite(pool)]
         if not len(pool):

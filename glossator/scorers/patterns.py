@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -40,7 +39,29 @@ _LISTS: dict[str, tuple[str, str]] = {
     "sentence-end": ("sentence-final punctuation", ". ! ?"),
     "operator": ("operators", "+ - * / = < > % & | ^ ~"),
 }  # fmt: skip
-_SUFFIXES = ("ing", "ed", "ly", "tion", "er", "est", "able", "ness", "ment", "ism", "ist", "al", "ic", "ous", "ive", "ity", "ize", "ful", "less", "ian", "ology")
+_SUFFIXES = (
+    "ing",
+    "ed",
+    "ly",
+    "tion",
+    "er",
+    "est",
+    "able",
+    "ness",
+    "ment",
+    "ism",
+    "ist",
+    "al",
+    "ic",
+    "ous",
+    "ive",
+    "ity",
+    "ize",
+    "ful",
+    "less",
+    "ian",
+    "ology",
+)
 _PREFIXES = ("un", "re", "pre", "non", "sub", "inter", "over", "dis", "mis", "anti")
 
 
@@ -57,10 +78,18 @@ _KINDS: list[tuple[str, str, Callable[[str, bool], bool]]] = [
     ("one-digit", "single digits", _digits(1, 1)),
     ("two-digit", "two-digit numbers", _digits(2, 2)),
     ("three-digit", "three-digit numbers", _digits(3, 3)),
-    ("year", "four-digit years", lambda p, _: len(p) == 4 and p.isascii() and p.isdigit() and 1000 <= int(p) <= 2100),
+    (
+        "year",
+        "four-digit years",
+        lambda p, _: len(p) == 4 and p.isascii() and p.isdigit() and 1000 <= int(p) <= 2100,
+    ),
     ("letter", "single letters", lambda p, s: len(p) == 1 and p.isalpha() and s),
     ("continuation", "pieces that continue a word", lambda p, s: not s and p.isalpha()),
-    ("capitalised", "capitalised words", lambda p, s: s and len(p) > 1 and p[0].isupper() and p[1:].islower()),
+    (
+        "capitalised",
+        "capitalised words",
+        lambda p, s: s and len(p) > 1 and p[0].isupper() and p[1:].islower(),
+    ),
     ("upper-case", "words in capitals", lambda p, _: len(p) > 1 and p.isalpha() and p.isupper()),
     ("punctuation", "punctuation", lambda p, _: bool(p) and not any(c.isalnum() for c in p)),
     ("accented", "accented letters", lambda p, _: any(0xC0 <= ord(c) <= 0x17F for c in p)),
@@ -69,8 +98,24 @@ _KINDS: list[tuple[str, str, Callable[[str, bool], bool]]] = [
     _script("Arabic", 0x600, 0x6FF),
     _script("Chinese, Japanese or Korean", 0x3040, 0xD7AF),
 ]
-_KINDS += [(f"-{s}", f'words that end in "-{s}"', lambda p, _, s=s: len(p) > len(s) + 2 and p.isalpha() and p.endswith(s)) for s in _SUFFIXES]  # type: ignore[misc]
-_KINDS += [(f"{s}-", f'words that begin with "{s}-"', lambda p, w, s=s: w and len(p) > len(s) + 3 and p.isalpha() and p.startswith(s)) for s in _PREFIXES]  # type: ignore[misc]
+
+
+def _suffix(end: str) -> tuple[str, str, Callable[[str, bool], bool]]:
+    return (
+        f"-{end}",
+        f'words that end in "-{end}"',
+        lambda p, _: len(p) > len(end) + 2 and p.isalpha() and p.endswith(end),
+    )
+
+
+def _prefix(start: str) -> tuple[str, str, Callable[[str, bool], bool]]:
+    def starts(piece: str, begins: bool) -> bool:
+        return begins and len(piece) > len(start) + 3 and piece.isalpha() and piece.startswith(start)
+
+    return (f"{start}-", f'words that begin with "{start}-"', starts)
+
+
+_KINDS += [_suffix(end) for end in _SUFFIXES] + [_prefix(start) for start in _PREFIXES]
 
 _SPANS: dict[str, tuple[str, str]] = {
     "decimal": ("decimal numbers", r"(?<![\w.] )(?<![\w.])\d+ ?\. ?\d+(?! ?\. ?\d)"),
@@ -92,12 +137,6 @@ _SPANS: dict[str, tuple[str, str]] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class _Class:
-    name: str
-    words: str
-
-
 CLASSES: dict[str, str] = (
     {name: words for name, (words, _) in _LISTS.items()}
     | {name: words for name, words, _ in _KINDS}
@@ -112,8 +151,14 @@ _CACHED_WINDOWS = 200_000
 def token_table(vocabulary: Vocabulary) -> Ints:
     """[classes, V] bool in the order of TOKEN_CLASSES; special tokens are in none."""
     lists = [set(words.split()) for _, words in _LISTS.values()]
-    rows = [[p.lower() in members and bool(s) for p, s in zip(vocabulary.pieces, vocabulary.starts_word, strict=True)] for members in lists]
-    rows += [[kind(p, bool(s)) for p, s in zip(vocabulary.pieces, vocabulary.starts_word, strict=True)] for _, _, kind in _KINDS]
+    rows = [
+        [p.lower() in members and bool(s) for p, s in zip(vocabulary.pieces, vocabulary.starts_word, strict=True)]
+        for members in lists
+    ]
+    rows += [
+        [kind(p, bool(s)) for p, s in zip(vocabulary.pieces, vocabulary.starts_word, strict=True)]
+        for _, _, kind in _KINDS
+    ]
     return np.asarray(rows, bool) & ~vocabulary.special[None, :]
 
 

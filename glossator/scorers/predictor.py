@@ -25,7 +25,8 @@ class RulePredictor:
         p = self.rates[np.digitize(strengths.max(1, initial=0), _BANDS)]
         lengths = windows.mask.sum(1)
         return [
-            Prediction(tuple(int(s) for s in row[:n]), float(q)) for row, n, q in zip(strengths, lengths, p, strict=True)
+            Prediction(tuple(int(s) for s in row[:n]), float(q))
+            for row, n, q in zip(strengths, lengths, p, strict=True)
         ]
 
 

@@ -37,7 +37,17 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "topic": ("words", "least"),
     "position": ("place",),
 }
-_RANK = {"topic": 0, "position": 0, "class": 1, "number": 1, "beside": 2, "token": 3, "words": 3, "after": 4, "before": 4}
+_RANK = {
+    "topic": 0,
+    "position": 0,
+    "class": 1,
+    "number": 1,
+    "beside": 2,
+    "token": 3,
+    "words": 3,
+    "after": 4,
+    "before": 4,
+}
 
 
 class Lexicon:
@@ -46,7 +56,9 @@ class Lexicon:
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
         self.table = token_table(vocabulary)  # [classes, V]
-        self.number = np.asarray([int(p) if p.isascii() and p.isdigit() and len(p) < 9 else -1 for p in vocabulary.pieces])
+        self.number = np.asarray(
+            [int(p) if p.isascii() and p.isdigit() and len(p) < 9 else -1 for p in vocabulary.pieces]
+        )
         self.spans = SpanReader(vocabulary)
 
 
@@ -89,7 +101,10 @@ class Rule:
             case "before":
                 return self._beside(ids, windows, item["next"], item.get("token"), 1)
             case "topic":
-                present = sum(((ids == self._id(word)).any(1).astype(np.int64) for word in item["words"]), np.zeros(len(ids), np.int64))
+                present = sum(
+                    ((ids == self._id(word)).any(1).astype(np.int64) for word in item["words"]),
+                    np.zeros(len(ids), np.int64),
+                )
                 return np.broadcast_to((present >= item["least"])[:, None], here.shape)
             case _:
                 return self._position(item["place"], ids, windows)
@@ -144,5 +159,7 @@ def _checked(item: Mapping[str, Any]) -> Mapping[str, Any]:
     if kind == "class" and item["class"] not in CLASSES:
         raise UsageError(f"rule: unknown class {item['class']!r}; known: {', '.join(CLASSES)}")
     if not isinstance(item.get("strength"), int) or not 0 <= item["strength"] <= MAX_STRENGTH:
-        raise UsageError(f"rule: strength must be a whole number from 0 to {MAX_STRENGTH}, not {item.get('strength')!r}")
+        raise UsageError(
+            f"rule: strength must be a whole number from 0 to {MAX_STRENGTH}, not {item.get('strength')!r}"
+        )
     return item

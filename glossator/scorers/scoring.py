@@ -26,11 +26,32 @@ def finite(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
-def score_row(record: FeatureRecord, c: tuple[str, str], metric: str, e: Estimate, run_id: str, split: str = "test", note: str | None = None) -> ScoreRow:
+def score_row(
+    record: FeatureRecord,
+    c: tuple[str, str],
+    metric: str,
+    e: Estimate,
+    run_id: str,
+    split: str = "test",
+    note: str | None = None,
+) -> ScoreRow:
     """c: (explanation id, explainer). NaN becomes NULL."""
     f = record.feature
     return ScoreRow(
-        c[0], f.dictionary, f.index, c[1], "rule", None, metric, split, finite(e.value), finite(e.low), finite(e.high), e.n, note, run_id
+        c[0],
+        f.dictionary,
+        f.index,
+        c[1],
+        "rule",
+        None,
+        metric,
+        split,
+        finite(e.value),
+        finite(e.low),
+        finite(e.high),
+        e.n,
+        note,
+        run_id,
     )
 
 
@@ -66,7 +87,9 @@ class FeatureScorer:
         f = self.record.feature
         sums = self.sums(prediction)
         who = (content_id("lookup", f.dictionary, f.index, name), name)
-        return score_row(self.record, who, "simulation", pearson(sums, self.times, len(self.windows)), self.run_id), sums
+        return score_row(
+            self.record, who, "simulation", pearson(sums, self.times, len(self.windows)), self.run_id
+        ), sums
 
     def null_values(self, predicts: Sequence[Predict]) -> list[float]:
         """`simulation` of other features' rules on this feature's windows."""

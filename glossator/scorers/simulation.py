@@ -110,7 +110,9 @@ def literature(scene: Scene, prediction: Ints | Floats, draws: int, seed: int) -
     n = len(scene.active.windows)
     chosen = np.concatenate([top, np.arange(n, min(n + len(top), len(scene.windows)))])
     w = scene.windows.take(chosen)
-    sums = document_sums(np.asarray(prediction)[chosen], scene.activations[chosen], np.ones(len(chosen)), w.mask, w.document)
+    sums = document_sums(
+        np.asarray(prediction)[chosen], scene.activations[chosen], np.ones(len(chosen)), w.mask, w.document
+    )
     return pearson(sums, resamples(len(sums), draws, np.random.default_rng(seed)), len(chosen))
 
 
@@ -122,5 +124,7 @@ def near(scene: Scene, predict: Predict, prediction: Ints | Floats, draws: int, 
     if not len(false):
         return Estimate(float("nan"), float("nan"), float("nan"), 0)
     mixed = Scene(scene.active, take(scene.pool, false), scene.pool)
-    both = np.concatenate([np.asarray(prediction)[: len(scene.active.windows)], np.asarray(predict(mixed.background.windows))])
+    both = np.concatenate(
+        [np.asarray(prediction)[: len(scene.active.windows)], np.asarray(predict(mixed.background.windows))]
+    )
     return simulation(mixed, both, draws_for(mixed, draws, seed))

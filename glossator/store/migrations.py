@@ -98,7 +98,9 @@ def migrate(connection: duckdb.DuckDBPyConnection, path: str) -> None:
     """Bring the file to this schema. Raises StoreError where it was written by a newer one, or by something else."""
     tables = {name for (name,) in connection.execute("SELECT table_name FROM information_schema.tables").fetchall()}
     if tables and "schema_version" not in tables:
-        raise StoreError(f"{path}: a DuckDB file, but not a run of Glossator (it has the tables {', '.join(sorted(tables)[:4])})")
+        raise StoreError(
+            f"{path}: a DuckDB file, but not a run of Glossator (it has the tables {', '.join(sorted(tables)[:4])})"
+        )
     if not tables:
         connection.execute("CREATE TABLE schema_version (version INTEGER)")
     found = connection.execute("SELECT coalesce(max(version), 0) FROM schema_version").fetchall()[0][0]

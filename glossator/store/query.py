@@ -24,7 +24,11 @@ def query(path: Path, text: str, parameters: list[object] | None = None) -> pa.T
     if not path.exists():
         raise StoreError(f"{path}: no such run file; make one with `glossator demo` or `glossator harvest`")
     try:
-        connection = duckdb.connect(str(path), read_only=True, config={"enable_external_access": "false", "lock_configuration": "true"})
+        connection = duckdb.connect(
+            str(path),
+            read_only=True,
+            config={"enable_external_access": "false", "lock_configuration": "true"},
+        )
     except duckdb.Error as error:
         message = str(error)
         if "lock" in message.lower():
@@ -44,7 +48,9 @@ def _check(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
     except duckdb.Error as error:
         raise StoreError(f"{path}: a DuckDB file, but not a run of Glossator") from error
     if found > len(MIGRATIONS):
-        raise StoreError(f"{path}: written with schema {found}, this Glossator knows {len(MIGRATIONS)}; upgrade: pip install -U glossator")
+        raise StoreError(
+            f"{path}: written with schema {found}, this Glossator knows {len(MIGRATIONS)}; upgrade: pip install -U glossator"
+        )
 
 
 def search_labels(path: Path, words: str, limit: int) -> pa.Table:
@@ -66,7 +72,12 @@ def render(table: pa.Table, output: str, console: Console) -> None:
     if output not in FORMATS:
         raise UsageError(f"--format {output}: known are {', '.join(FORMATS)}")
     if output == "csv":
-        flat = [pa.array([None if v is None else json.dumps(v, default=str) for v in c.to_pylist()]) if pa.types.is_nested(c.type) else c for c in table.columns]
+        flat = [
+            pa.array([None if v is None else json.dumps(v, default=str) for v in c.to_pylist()])
+            if pa.types.is_nested(c.type)
+            else c
+            for c in table.columns
+        ]
         pyarrow.csv.write_csv(pa.table(flat, names=table.column_names), sys.stdout.buffer)
         return
     if output == "json":
@@ -75,7 +86,11 @@ def render(table: pa.Table, output: str, console: Console) -> None:
         return
     shown = Table(show_edge=False, pad_edge=False)
     for name in table.column_names:
-        shown.add_column(name, overflow="fold", justify="right" if pa.types.is_floating(table.schema.field(name).type) else "left")
+        kind = table.schema.field(name).type
+        wide = pa.types.is_string(kind) or pa.types.is_nested(kind)
+        shown.add_column(
+            name, overflow="fold", no_wrap=not wide, justify="right" if pa.types.is_floating(kind) else "left"
+        )
     for row in table.to_pylist():
         shown.add_row(*(_cell(value) for value in row.values()))
     console.print(shown)

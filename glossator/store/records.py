@@ -94,7 +94,9 @@ def background(store: Store, dictionary: str) -> dict[Split, Background]:
         order = np.argsort(feature, kind="stable")
         position = table["positions"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
         value = table["activations"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        found[split] = Background(_windows(table), feature[order], row[order], position[order], value[order], int(n_corpus))
+        found[split] = Background(
+            _windows(table), feature[order], row[order], position[order], value[order], int(n_corpus)
+        )
     return found
 
 
@@ -107,7 +109,9 @@ def records(
         yield from _batch_records(store, dictionary, batch, behind)
 
 
-def _batch_records(store: Store, dictionary: str, batch: list[int], behind: dict[Split, Background]) -> Iterator[FeatureRecord]:
+def _batch_records(
+    store: Store, dictionary: str, batch: list[int], behind: dict[Split, Background]
+) -> Iterator[FeatureRecord]:
     about = {
         row["feature"]: row
         for row in store.arrow(
@@ -128,7 +132,11 @@ def _batch_records(store: Store, dictionary: str, batch: list[int], behind: dict
         [dictionary, batch],
     )
     windows = _windows(exemplars) if exemplars.num_rows else None
-    acts = _matrix(exemplars["activations"]).astype(np.float32) if exemplars.num_rows else np.zeros((0, WINDOW), np.float32)
+    acts = (
+        _matrix(exemplars["activations"]).astype(np.float32)
+        if exemplars.num_rows
+        else np.zeros((0, WINDOW), np.float32)
+    )
     feature, split, stratum = (exemplars[name].to_numpy() for name in ("feature", "split", "stratum"))
     token_feature = tokens["feature"].to_numpy()
     columns = [tokens[name].to_numpy() for name in ("token_id", "active", "total")]
@@ -141,15 +149,29 @@ def _batch_records(store: Store, dictionary: str, batch: list[int], behind: dict
                 continue
             strata = stratum[members].astype(str)
             samples[name] = Sample(
-                windows.take(members), acts[members], strata, _weights(strata, int(row["active_windows"][number]))
+                windows.take(members),
+                acts[members],
+                strata,
+                _weights(strata, int(row["active_windows"][number])),
             )
         a, b = np.searchsorted(token_feature, [index, index + 1])
+        explain, select, test = row["active_windows"]
         yield FeatureRecord(
-            FeatureId(dictionary, index), row["status"], row["reason"], row["density"], row["threshold"], row["max_activation"],
-            tuple(row["active_windows"]), tuple(behind[s].n_corpus for s in SPLITS), *(c[a:b] for c in columns),
+            feature=FeatureId(dictionary, index),
+            status=row["status"],
+            reason=row["reason"],
+            density=row["density"],
+            threshold=row["threshold"],
+            max_activation=row["max_activation"],
+            active_windows=(explain, select, test),
+            n_windows=(behind["explain"].n_corpus, behind["select"].n_corpus, behind["test"].n_corpus),
+            token_ids=columns[0][a:b],
+            token_counts=columns[1][a:b],
+            token_sums=columns[2][a:b],
             neighbour=row["neighbours"][0] if row["neighbours"] else None,
-            exemplars=samples, background=_Lazy(behind, index),
-        )  # fmt: skip
+            exemplars=samples,
+            background=_Lazy(behind, index),
+        )
 
 
 class _Lazy(Mapping[Split, Sample]):

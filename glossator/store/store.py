@@ -47,7 +47,11 @@ _TABLES: dict[type, str] = {
 }
 _GROUP_ROWS = 1024
 _GROUP_SECONDS = 0.03
-_CONFIG = {"memory_limit": "1GB", "storage_compatibility_version": "v1.2.0", "threads": 2}
+_CONFIG: dict[str, str | bool | int | float | list[str]] = {
+    "memory_limit": "1GB",
+    "storage_compatibility_version": "v1.2.0",
+    "threads": 2,
+}
 
 _Job = tuple[Sequence[Row] | Mapping[str, pa.Table], "Future[None]"]
 
@@ -68,7 +72,9 @@ class Store:
         except StoreError:
             self._connection.close()
             raise
-        self._sealed = {str(i) for (i,) in self._connection.execute("SELECT DISTINCT experiment_id FROM prediction").fetchall()}
+        self._sealed = {
+            str(i) for (i,) in self._connection.execute("SELECT DISTINCT experiment_id FROM prediction").fetchall()
+        }
         self._columns: dict[str, list[str]] = {}
         self._jobs: queue.Queue[_Job | None] = queue.Queue()
         self._closed = False
@@ -140,7 +146,9 @@ class Store:
                     rows.setdefault(type(row), []).append(row)
         for row in rows.get(MeasurementRow, []):
             if isinstance(row, MeasurementRow) and row.experiment_id not in self._sealed:
-                raise UnsealedError(f"experiment {row.experiment_id}: its outcome came before any prediction was stored")
+                raise UnsealedError(
+                    f"experiment {row.experiment_id}: its outcome came before any prediction was stored"
+                )
         tables += [(_TABLES[kind], _arrow(kind, members)) for kind, members in rows.items()]
         self._connection.execute("BEGIN")
         try:
@@ -221,7 +229,9 @@ class Store:
     def __enter__(self) -> Store:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -243,5 +253,7 @@ def _writing(path: str, error: BaseException) -> StoreError:
         return error
     message = str(error).splitlines()[0][:200]
     if "No space left" in message or "Could not write" in message or "out of disk" in message.lower():
-        return StoreError(f"{path}: the disk is full ({message}); free some space and run again, what was committed is kept")
+        return StoreError(
+            f"{path}: the disk is full ({message}); free some space and run again, what was committed is kept"
+        )
     return StoreError(f"{path}: could not be written ({message})")

@@ -18,7 +18,30 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-WORDS = "the cat sat on a mat and then it ran off to see what the dog did with its new blue hat".split()
+WORDS = [
+    "the",
+    "cat",
+    "sat",
+    "on",
+    "a",
+    "mat",
+    "and",
+    "then",
+    "it",
+    "ran",
+    "off",
+    "to",
+    "see",
+    "what",
+    "the",
+    "dog",
+    "did",
+    "with",
+    "its",
+    "new",
+    "blue",
+    "hat",
+]
 SMALL = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 3, "intermediate_size": 32}
 
 
@@ -32,9 +55,7 @@ def word_tokenizer(*, frame: tuple[str, ...] = ("[CLS]", "[SEP]")) -> PreTrained
             single=" ".join([frame[0], "$A", *frame[1:]]), special_tokens=[(f, names.index(f)) for f in frame]
         )
     special = dict(zip(("cls_token", "sep_token"), frame, strict=False))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]", **special
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]", **special)
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
@@ -47,9 +68,7 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
         vocab_size=330, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator([" ".join(WORDS)] * 20, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|endoftext|>", bos_token="<|endoftext|>"
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>", bos_token="<|endoftext|>")
 
 
 def save(path: Path, model: object, tokenizer: PreTrainedTokenizerFast) -> Path:
@@ -68,9 +87,7 @@ def small_gpt2(path: Path) -> Path:
 def small_llama(path: Path) -> Path:
     torch.manual_seed(1)
     tokenizer = word_tokenizer(frame=("[CLS]",))
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), num_key_value_heads=1, max_position_embeddings=64, **SMALL
-    )
+    config = LlamaConfig(vocab_size=len(tokenizer), num_key_value_heads=1, max_position_embeddings=64, **SMALL)
     return save(path, LlamaForCausalLM(config), tokenizer)
 
 

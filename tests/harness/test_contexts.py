@@ -65,9 +65,7 @@ def test_contexts_never_span_passages_and_never_exceed_their_size(corpus: Corpus
 
 def test_windows_lie_on_the_grid_of_their_context_and_cover_every_token_once(corpus: Corpus) -> None:
     covered = np.zeros(len(corpus.tokens), int)
-    for context, start, length in zip(
-        corpus.window_context, corpus.window_start, corpus.window_length, strict=True
-    ):
+    for context, start, length in zip(corpus.window_context, corpus.window_start, corpus.window_length, strict=True):
         offset = start - corpus.context_start[context]
         assert offset % WINDOW == 0
         assert length == min(WINDOW, corpus.context_length[context] - offset) > 0
@@ -76,9 +74,7 @@ def test_windows_lie_on_the_grid_of_their_context_and_cover_every_token_once(cor
 
 
 @pytest.mark.parametrize("both_sides", [True, False])
-def test_margins_show_the_neighbouring_tokens_and_never_cross_a_context(
-    corpus: Corpus, both_sides: bool
-) -> None:
+def test_margins_show_the_neighbouring_tokens_and_never_cross_a_context(corpus: Corpus, both_sides: bool) -> None:
     index = np.arange(len(corpus.window_start))[::-1]  # any order of windows may be asked for
     shown = corpus.windows(index, both_sides=both_sides)
     assert shown.ids.shape == (len(index), MARGIN + WINDOW + (MARGIN if both_sides else 0))

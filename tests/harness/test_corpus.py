@@ -73,9 +73,7 @@ def test_jsonl_reads_objects_and_strings_names_them_and_skips_blank_lines(tmp_pa
 
 
 @pytest.mark.parametrize("character", ["\u2028", "\u2029", "\x85"])
-def test_jsonl_rows_may_hold_characters_that_only_python_takes_for_line_ends(
-    tmp_path: Path, character: str
-) -> None:
+def test_jsonl_rows_may_hold_characters_that_only_python_takes_for_line_ends(tmp_path: Path, character: str) -> None:
     text = f"one{character}two"
     path = wrote(tmp_path / "c.jsonl", json.dumps({"text": text}, ensure_ascii=False) + "\r\n" + '"last"\n')
     assert texts(path) == [text, "last"]

@@ -49,9 +49,9 @@ def brute_force(offers: list[Offer], k: int = K) -> list[tuple[int, int, int, tu
     return best
 
 
-offer_lists = st.lists(
-    st.tuples(st.integers(0, GROUPS - 1), st.integers(0, 2**62)), max_size=60, unique=True
-).map(lambda pairs: [(group, key, window) for window, (group, key) in enumerate(pairs)])
+offer_lists = st.lists(st.tuples(st.integers(0, GROUPS - 1), st.integers(0, 2**62)), max_size=60, unique=True).map(
+    lambda pairs: [(group, key, window) for window, (group, key) in enumerate(pairs)]
+)
 
 
 @settings(max_examples=80, deadline=None)

@@ -71,7 +71,10 @@ def test_minilm_gives_the_hidden_states_of_transformers(minilm: HFSubject, minil
 
 @pytest.mark.real
 def test_minilm_in_a_padded_batch_agrees_with_one_text_alone(minilm: HFSubject, minilm_path: Path) -> None:
-    tokenizer, model = AutoTokenizer.from_pretrained(minilm_path), AutoModel.from_pretrained(minilm_path).eval()
+    tokenizer, model = (
+        AutoTokenizer.from_pretrained(minilm_path),
+        AutoModel.from_pretrained(minilm_path).eval(),
+    )
     seen = 0
     for batch in all_batches(minilm):
         acts = minilm.activations(batch)
@@ -122,9 +125,7 @@ def test_encoders_are_not_causal_whatever_they_are_called(tmp_path: Path, kind: 
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "bert"])
-def test_causal_says_whether_later_tokens_matter(
-    kind: str, gpt2: Path, bert: Path
-) -> None:
+def test_causal_says_whether_later_tokens_matter(kind: str, gpt2: Path, bert: Path) -> None:
     subject = HFSubject(*{"gpt2": (gpt2, "h.2"), "bert": (bert, "encoder.layer.2")}[kind], context_size=32)
     first, second = subject.tokenize(["the cat sat", "the cat ran"])
     (batch,) = batches([first, second], subject, batch_tokens=512)
@@ -170,7 +171,13 @@ def test_content_is_the_text_without_special_tokens_and_padding(minilm: HFSubjec
     read = [[names[i] for i in batch.ids[row][batch.content[row]]] for row in range(3)]
     assert read == [["the", "dog"], ["a", "b"], []]
     assert batch.content.sum() == 4  # and nothing in the rows that only fill the shape
-    assert [names[i] for i in batch.ids[0][batch.attention[0].bool()]] == ["[CLS]", "the", "[SEP]", "dog", "[SEP]"]
+    assert [names[i] for i in batch.ids[0][batch.attention[0].bool()]] == [
+        "[CLS]",
+        "the",
+        "[SEP]",
+        "dog",
+        "[SEP]",
+    ]
 
 
 def test_batches_have_one_shape_a_width_and_hold_every_sequence_once() -> None:

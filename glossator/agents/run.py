@@ -1,0 +1,109 @@
+"""An open run file with one dictionary in hand, and what the stages share, each thing made when it is first needed."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import glossator
+from glossator.errors import UsageError
+from glossator.scorers.rule import Lexicon
+from glossator.store import records as reading
+from glossator.store.store import Store
+from glossator.types import FeatureRecord, Ints, Split, content_id
+
+if TYPE_CHECKING:
+    from glossator.harness.dictionary import SaeDictionary
+    from glossator.harness.subject import HFSubject
+
+Progress = Callable[[str, int, int], None]  # what, done, total
+Say = Callable[[str], None]
+
+
+def silent(*_: object) -> None:
+    """Neither progress nor words."""
+
+
+class Run:
+    """`Run(store)`: raises StoreError where there is no harvest yet, FeatureError for a dictionary that it lacks."""
+
+    def __init__(
+        self, store: Store, dictionary: str | None = None, progress: Progress = silent, say: Say = silent
+    ) -> None:
+        self.store, self.progress, self.say = store, progress, say
+        self.dictionary = reading.the_dictionary(store, dictionary)
+
+    @cached_property
+    def lexicon(self) -> Lexicon:
+        return Lexicon(reading.vocabulary(self.store))
+
+    @cached_property
+    def counts(self) -> Ints:
+        """[V] how often each token stands in the split explain."""
+        return np.asarray(self.store.arrow("SELECT n_explain FROM token ORDER BY token_id")["n_explain"].to_numpy())
+
+    @cached_property
+    def neighbours(self) -> Ints:
+        """[V, 8] nearest tokens in the subject's embedding, -1 where the corpus lacks the token."""
+        out = np.full((len(self.counts), 8), -1)
+        for token, near in self.store.sql("SELECT token_id, neighbours FROM token_neighbour"):
+            out[token, : len(near)] = near
+        return out
+
+    @cached_property
+    def behind(self) -> dict[Split, reading.Background]:
+        return reading.background(self.store, self.dictionary)
+
+    def records(self, features: Sequence[int]) -> Iterator[FeatureRecord]:
+        return reading.records(self.store, self.dictionary, features, self.behind)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Subject and dictionary, as the harvest stored them."""
+        found: dict[str, Any] = json.loads(
+            self.store.sql("SELECT identity FROM dictionary WHERE dictionary = ?", [self.dictionary])[0][0]
+        )
+        return found
+
+    def model(self) -> tuple[HFSubject, SaeDictionary]:
+        """Load subject and dictionary again; they must be the ones that were harvested."""
+        from glossator.harness.dictionary import SaeDictionary
+        from glossator.harness.subject import HFSubject
+
+        stored = self.identity["subject"]
+        subject = HFSubject(stored["path"], stored["hook"], context_size=stored["context_size"])
+        dictionary = SaeDictionary(self.identity["dictionary"]["source"])
+        if (
+            subject.identity()["weights"] != stored["weights"]
+            or dictionary.identity()["weights"] != self.identity["dictionary"]["weights"]
+        ):
+            raise UsageError(
+                f"{self.store.path}: the model or dictionary on disk is not the one that was harvested; harvest again"
+            )
+        return subject, dictionary
+
+    @contextmanager
+    def stage(self, name: str, *configs: Any) -> Iterator[str]:
+        """A row in `run` around a stage; yields the run id."""
+        config = json.dumps([c.model_dump(mode="json") for c in configs], sort_keys=True)
+        started = datetime.datetime.now(datetime.UTC)
+        run_id = content_id(name, config, started.isoformat())
+        insert = "INSERT INTO run VALUES (?, ?, ?, ?, ?, ?, NULL)"
+        self.store.execute(insert, [run_id, name, config, content_id(config), glossator.__version__, started])
+        yield run_id
+        self.store.execute(
+            "UPDATE run SET finished = ? WHERE run_id = ?", [datetime.datetime.now(datetime.UTC), run_id]
+        )
+
+    def chosen(self, features: Sequence[int] | None, stage: str) -> list[int]:
+        """What this stage has to do: all that is pending, or the asked-for features whatever was done before."""
+        if features is None:
+            return self.store.pending(stage, self.dictionary)
+        reading.check_features(self.store, self.dictionary, features)
+        return list(features)

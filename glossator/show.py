@@ -1,0 +1,161 @@
+"""What a terminal shows of a run: one feature's card, its experiments, and which features fire on a text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from glossator.store.records import check_features
+from glossator.types import PAD, FeatureRecord, Sample, Split, Vocabulary
+
+if TYPE_CHECKING:
+    from glossator.agents.run import Run
+
+_SHADES = ("", "on #3a3a00", "on #5f5f00", "on #875f00", "on #af5f00", "on #d75f00")
+_SHOWN = 5
+
+
+def card(run: Run, feature: int) -> RenderableType:
+    """Label, scores, exemplars of `test` with coloured activations, experiments."""
+    check_features(run.store, run.dictionary, [feature])
+    record = next(run.records([feature]))
+    about = run.store.arrow(
+        "SELECT * FROM label WHERE dictionary = ? AND feature = ?", [run.dictionary, feature]
+    ).to_pylist()
+    row: dict[str, Any] = about[0] if about else {}
+    label = row.get("label") or "(no label)"
+    parts: list[RenderableType] = [
+        Text.assemble((f"{run.dictionary} feature {feature}", "bold"), "  ", (label, "bold cyan")),
+        Text(f"status {row.get('status')}" + (f": {row['reason']}" if row.get("reason") else ""), style="dim"),
+        Text(
+            f"density {record.density:.4%}   threshold {record.threshold:.3g}   maximum {record.max_activation:.3g}   "
+            f"active windows {record.active('explain')}/{record.active('select')}/{record.active('test')} (explain/select/test)"
+        ),
+        _scores(run, row.get("explanation_id")),
+    ]
+    for stratum in ("top", "sample"):
+        parts.append(
+            Text(
+                f"\n{'strongest' if stratum == 'top' else 'randomly drawn'} windows of the split test",
+                style="bold",
+            )
+        )
+        parts += exemplars(record, "test", stratum, run.lexicon.vocabulary)
+    parts.append(experiments(run, feature))
+    return Group(*parts)
+
+
+def _scores(run: Run, explanation_id: str | None) -> RenderableType:
+    if explanation_id is None:
+        return Text("")
+    table = Table(show_edge=False, pad_edge=False, box=None)
+    for name in ("metric", "predictor", "value", "95% interval", "n", "split"):
+        table.add_column(name)
+    for metric, predictor, value, low, high, n, split in run.store.sql(
+        "SELECT metric, predictor, value, low, high, n, split FROM score WHERE explanation_id = ? ORDER BY split DESC, metric",
+        [explanation_id],
+    ):
+        interval = f"[{low:.2f}, {high:.2f}]" if low is not None and high is not None else "-"
+        table.add_row(
+            metric,
+            predictor,
+            "-" if value is None else f"{value:.2f}",
+            interval.replace("[", r"\["),
+            str(n),
+            split,
+        )
+    for comparison, null_mean, p, difference in run.store.sql(
+        "SELECT comparison, null_mean, p_value, difference FROM null_score WHERE explanation_id = ? ORDER BY comparison",
+        [explanation_id],
+    ):
+        said = f"null mean {null_mean:.2f}" if null_mean is not None else ""
+        table.add_row(
+            f"  vs {comparison}",
+            "",
+            "" if difference is None else f"{difference:+.2f}",
+            said + (f", p {p:.2g}" if p is not None else ""),
+        )
+    return table
+
+
+def exemplars(record: FeatureRecord, split: Split, stratum: str, vocabulary: Vocabulary) -> list[Text]:
+    """The first few windows of a stratum, each a line of coloured tokens with its highest activation."""
+    sample: Sample | None = record.exemplars.get(split)
+    if sample is None:
+        return []
+    lines = []
+    for row in np.flatnonzero(sample.stratum == stratum)[:_SHOWN]:
+        ids = sample.windows.ids[row, sample.windows.scored].tolist()
+        values = sample.activations[row].tolist()
+        line = Text(f"{max(values):7.2f}  ", style="dim")
+        line.append_text(coloured(ids, values, record.max_activation, vocabulary))
+        lines.append(line)
+    return lines
+
+
+def coloured(ids: Sequence[int], values: Sequence[float], maximum: float, vocabulary: Vocabulary) -> Text:
+    """Tokens as text, the background the brighter the stronger the activation."""
+    text = Text()
+    for token, value in zip(ids, values, strict=True):
+        if token == PAD:
+            continue
+        piece = vocabulary.pieces[token]
+        if vocabulary.starts_word[token] and len(text):
+            text.append(" ")
+        shade = 0 if value <= 0 else min(len(_SHADES) - 1, 1 + int(4.999 * value / max(maximum, 1e-9)))
+        text.append(piece, style=_SHADES[shade])
+    return text
+
+
+def experiments(run: Run, feature: int) -> RenderableType:
+    """Every edit of the feature: predicted, measured, and whether they agree."""
+    rows = run.store.sql(
+        "SELECT e.kind, p.p_fires, o.fired_share, o.max_activation, e.edit, e.texts[1] FROM experiment e JOIN prediction p USING (experiment_id) "
+        "JOIN outcome o USING (experiment_id) WHERE e.dictionary = ? AND e.feature = ? ORDER BY p.sealed_at",
+        [run.dictionary, feature],
+    )
+    if not rows:
+        return Text("\nno experiments yet", style="dim")
+    table = Table(title="experiments: predicted before measured", title_justify="left", show_edge=False, pad_edge=False)
+    for name in ("edit", "p(fires)", "fired", "max", "what", "text (first carrier)"):
+        table.add_column(name, overflow="fold")
+    for kind, p, share, maximum, edit, text in rows:
+        style = "" if (p >= 0.5) == (share > 0.5) else "yellow"
+        what = ", ".join(f"{k} {v}" for k, v in json.loads(edit).items())
+        table.add_row(kind, f"{p:.2f}", f"{share:.0%}", f"{maximum:.2f}", Text(what), Text(text[:160]), style=style)
+    return table
+
+
+def inspection(run: Run, text: str, limit: int) -> RenderableType:
+    """The features that fire on a text, strongest first by share of their maximum, with the tokens coloured."""
+    from glossator.harness.measurer import Measurer
+
+    subject, dictionary = run.model()
+    ids, values = Measurer(subject, dictionary).measure_all(text)
+    acts = values.numpy()
+    rows = run.store.sql(
+        "SELECT feature, label, threshold, max_activation, status FROM label WHERE dictionary = ? ORDER BY feature",
+        [run.dictionary],
+    )
+    peak = acts.max(0)
+    firing = [r for r in rows if peak[r[0]] > 0 and peak[r[0]] >= r[2]]
+    firing.sort(key=lambda r: -peak[r[0]] / max(r[3], 1e-9))
+    table = Table(
+        show_edge=False,
+        pad_edge=False,
+        title=f"{len(firing)} features fire on this text",
+        title_justify="left",
+    )
+    for name in ("feature", "of max", "peak", "label", "where"):
+        table.add_column(name, overflow="fold", no_wrap=name in ("feature", "of max", "peak"))
+    for feature, label, _, maximum, status in firing[:limit]:
+        where = coloured(ids, acts[:, feature].tolist(), float(peak[feature]), run.lexicon.vocabulary)
+        at = run.lexicon.vocabulary.name(ids[int(acts[:, feature].argmax())])
+        table.add_row(str(feature), f"{peak[feature] / maximum:.0%}", Text(at), Text(label or f"({status})"), where)
+    return table

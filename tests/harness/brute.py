@@ -1,0 +1,141 @@
+"""A harvest written a second time, in plain numpy and Python integers over all windows at once. Slow and obvious.
+
+It shares nothing with the harvest but the corpus arrays, the draw of keys is written again from its description.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from glossator.config import HarvestConfig
+from glossator.harness.contexts import Corpus
+from glossator.harness.harvest import Harvest
+from glossator.types import WINDOW
+
+_WHOLE = (1 << 64) - 1
+Array = np.ndarray[Any, Any]
+Group = tuple[int, int]  # feature, split
+
+
+def splitmix(value: int, bits: int) -> int:
+    x = (value + 0x9E3779B97F4A7C15) & _WHOLE
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _WHOLE
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _WHOLE
+    return (x ^ (x >> 31)) & ((1 << bits) - 1)
+
+
+def draw_key(seed: int, window_id: int, feature: int) -> int:
+    return splitmix(splitmix(window_id ^ splitmix(feature + seed * 0x10001, 62), 62) + feature, 62)
+
+
+def dense_windows(corpus: Corpus, acts: Array) -> Array:
+    """[windows, WINDOW, features] from activations of corpus tokens [n_tokens, features]."""
+    out = np.zeros((len(corpus.window_start), WINDOW, acts.shape[1]), np.float32)
+    for window, (start, length) in enumerate(zip(corpus.window_start, corpus.window_length, strict=True)):
+        out[window, :length] = acts[start : start + length]
+    return out
+
+
+@dataclass
+class Brute:
+    """Sketches as {(feature, split): [(window, activations), ...]}, best key first."""
+
+    top: dict[Group, list[tuple[int, tuple[float, ...]]]]
+    sample: dict[Group, list[tuple[int, tuple[float, ...]]]]
+    background_windows: list[int]
+    windows: Array
+
+
+def brute_harvest(corpus: Corpus, acts: Array, config: HarvestConfig) -> Brute:
+    windows = dense_windows(corpus, acts)
+    maxima = windows.max(1)
+    top: dict[Group, list[tuple[int, tuple[float, ...]]]] = {}
+    sample: dict[Group, list[tuple[int, tuple[float, ...]]]] = {}
+    for feature in range(acts.shape[1]):
+        for split in range(3):
+            active = [int(w) for w in np.flatnonzero((maxima[:, feature] > 0) & (corpus.window_split == split))]
+            by_maximum = sorted(active, key=lambda w: (-maxima[w, feature], w))
+            rest = by_maximum[config.top :]
+            keys = {w: draw_key(config.seed, int(corpus.window_id[w]), feature) for w in rest}
+            rest.sort(key=lambda w: -keys[w])
+            for found, members in ((top, by_maximum[: config.top]), (sample, rest[: config.sample])):
+                found[feature, split] = [(w, tuple(windows[w, :, feature].tolist())) for w in members]
+    background = []
+    for split, size in enumerate(config.background):
+        members = np.flatnonzero(corpus.window_split == split).tolist()
+        key = {w: splitmix(int(corpus.window_id[w]) ^ splitmix(config.seed + 77, 63), 63) for w in members}
+        background += sorted(members, key=lambda w: key[w])[:size]
+    return Brute(top, sample, sorted(background), windows)
+
+
+def unpacked(entries: dict[str, Array], n_features: int) -> dict[Group, list[tuple[int, tuple[float, ...]]]]:
+    """Sketch entries in the form of `Brute`."""
+    found: dict[Group, list[tuple[int, tuple[float, ...]]]] = {
+        (feature, split): [] for feature in range(n_features) for split in range(3)
+    }
+    at = 0
+    for group, window, active in zip(entries["group"], entries["window"], entries["active"], strict=True):
+        row = np.zeros(WINDOW, np.float32)
+        part = slice(at, at + int(active))
+        row[entries["position"][part]] = entries["value"][part]
+        found[divmod(int(group), 3)].append((int(window), tuple(row.tolist())))
+        at += int(active)
+    assert at == len(entries["value"])
+    return found
+
+
+def assert_sketches_equal(found: Harvest, expected: Brute, n_features: int) -> None:
+    assert unpacked(found.top, n_features) == expected.top
+    assert unpacked(found.sample, n_features) == expected.sample
+
+
+def assert_background_equals(found: Harvest, expected: Brute) -> None:
+    assert found.background_windows.tolist() == expected.background_windows
+    columns = (found.background[name].tolist() for name in ("window", "position", "feature", "value"))
+    cells = {(w, p, f): v for w, p, f, v in zip(*columns, strict=True)}
+    assert len(cells) == len(found.background["value"])
+    window, position, feature = np.nonzero(expected.windows[expected.background_windows])
+    original = np.asarray(expected.background_windows)[window]
+    values = expected.windows[original, position, feature]
+    wanted = zip(original.tolist(), position.tolist(), feature.tolist(), values.tolist(), strict=True)
+    assert cells == {(w, p, f): v for w, p, f, v in wanted}
+
+
+def assert_statistics_equal(found: Harvest, corpus: Corpus, acts: Array) -> None:
+    """Counts, extremes and histograms to the bit; sums to the order of addition."""
+    statistics = {name: array for name, array in found.statistics.arrays().items()}
+    split = np.repeat(corpus.split[corpus.context_document], corpus.context_length)
+    wide = acts.astype(np.float64)
+    maxima = dense_windows(corpus, acts).max(1)
+    per_split = [(acts[split == s] > 0).sum(0) for s in range(3)]
+    assert np.array_equal(statistics["active_tokens"], np.stack(per_split, 1))
+    per_split = [(maxima[corpus.window_split == s] > 0).sum(0) for s in range(3)]
+    assert np.array_equal(statistics["active_windows"], np.stack(per_split, 1))
+    assert np.array_equal(statistics["maximum"], acts.max(0))
+    assert np.array_equal(statistics["least"], np.where(acts > 0, acts, np.inf).min(0))
+    assert np.allclose(statistics["total"], wide.sum(0), rtol=1e-12)
+    assert np.allclose(statistics["squares"], (wide * wide).sum(0), rtol=1e-12)
+    edges = 2.0 ** (np.arange(256) / 8 - 16)
+    thresholds = found.statistics.thresholds()
+    for feature in range(acts.shape[1]):
+        values = wide[(split == 0) & (acts[:, feature] > 0), feature]
+        assert np.array_equal(statistics["histogram"][feature], np.histogram(values, [*edges, np.inf])[0])
+        carried = [edge for edge in edges if values[values >= edge].sum() >= 0.9 * values.sum() * (1 - 1e-12)]
+        assert thresholds[feature] == (carried[-1] if len(values) else 0.0)
+
+
+def assert_token_table_equals(found: Harvest, corpus: Corpus, acts: Array) -> None:
+    explain = np.repeat(corpus.split[corpus.context_document], corpus.context_length) == 0
+    expected: dict[tuple[int, int], list[float]] = {}
+    for at, feature in zip(*np.nonzero(acts * explain[:, None]), strict=True):
+        cell = expected.setdefault((int(feature), int(corpus.tokens[at])), [0, 0.0])
+        cell[0] += 1
+        cell[1] += float(acts[at, feature])
+    table = found.tokens
+    assert list(zip(table["feature"].tolist(), table["token"].tolist(), strict=True)) == sorted(expected)
+    counts = [expected[key][0] for key in sorted(expected)]
+    assert table["active"].tolist() == counts
+    assert np.allclose(table["total"], [expected[key][1] for key in sorted(expected)], rtol=1e-12)
