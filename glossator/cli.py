@@ -27,6 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+_INTERRUPTED = 130  # what typer makes of Ctrl-C
 _WIDTH = 150  # of tables that go to a file or a pipe
 out = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -243,11 +244,10 @@ def main(arguments: list[str] | None = None) -> None:
     except GlossatorError as error:
         err.print(f"glossator: {error}", style="red", markup=False)
         raise SystemExit(error.exit_code) from None
-    except KeyboardInterrupt:
-        err.print(
-            "glossator: stopped; what was written is kept, run the same command again to go on",
-            style="yellow",
-        )
+    except SystemExit as stop:
+        if stop.code != _INTERRUPTED:
+            raise
+        err.print("glossator: stopped; what was written is kept, run the same command again to go on", style="yellow")
         raise SystemExit(3) from None
 
 

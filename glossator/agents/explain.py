@@ -29,6 +29,7 @@ def explain_all(run: Run, features: Sequence[int], config: LexicalConfig, run_id
         Surroundings(run.lexicon, run.counts, run.neighbours, behind.windows, behind.n_corpus), config
     )
     waiting: list[Row] = []
+    run.progress("explain", 0, len(features))
     for done, record in enumerate(run.records(features), 1):
         try:
             waiting += _rows(record, explainer, run, config, run_id)

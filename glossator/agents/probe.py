@@ -48,6 +48,7 @@ async def probe_all(run: Run, features: Sequence[int], config: EditorConfig, run
             run_id=run_id,
         )
         done = 0
+        run.progress("probe", 0, len(programs))
         stream = iter(run.records(sorted(programs)))
         while batch := list(islice(stream, config.measure_batch)):
             for finished in asyncio.as_completed(

@@ -46,6 +46,7 @@ def score_all(run: Run, features: Sequence[int], config: ScoreConfig, run_id: st
     outcomes = _outcomes(run)
     rates = base_rates([o for mine in outcomes.values() for o in mine])
     found: dict[int, _Found] = {}
+    run.progress("score", 0, len(todo))
     position = {f: i for i, f in enumerate(order)}
     for done, record in enumerate(run.records(todo), 1):
         index = record.feature.index

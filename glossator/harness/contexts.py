@@ -175,7 +175,7 @@ def _near_duplicates(chunks: Sequence[Sequence[Ints]], threshold: float) -> Ints
     """A cluster number for each document: documents whose sets of 13-grams have a Jaccard similarity over the threshold."""
     from datasketch import MinHash, MinHashLSH
 
-    lsh = MinHashLSH(threshold=threshold, num_perm=128)
+    lsh = MinHashLSH(threshold=min(threshold, 0.9), num_perm=128)  # candidates; it has no parameters for 1
     sketches: list[MinHash] = []
     pairs: list[tuple[int, int]] = []
     for number, pieces in enumerate(chunks):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,6 +127,7 @@ def harvest(
     ranges = shard_ranges(corpus, config.shard_tokens)
     files = []
     done, total = 0, int(corpus.context_length.sum())
+    progress(0, total)
     for number, (begin, end) in enumerate(ranges):
         path = folder / f"shard-{identity}-{number:05d}.npz"
         size = int(corpus.context_length[begin:end].sum())
@@ -176,7 +178,8 @@ class _Pass:
         self.table = TokenTable(len(subject.vocabulary))
         self.is_background = torch.zeros(len(corpus.window_start), dtype=torch.bool)
         self.is_background[torch.from_numpy(background)] = True
-        self.background: list[tuple[Tensor, ...]] = []
+        types = (torch.int32, torch.uint8, torch.int32, torch.float32)  # window, position, feature, value
+        self.background = [tuple(torch.empty(0, dtype=t) for t in types)]  # a quiet shard has columns and types too
         self.outliers = 0
         self.window_id = torch.from_numpy(corpus.window_id)
         self.window_split = torch.from_numpy(corpus.window_split)
@@ -198,9 +201,10 @@ class _Pass:
         found |= {f"sample.{k}": v for k, v in self.sample.entries().items()}
         found |= {f"statistics.{k}": v for k, v in self.statistics.arrays().items()}
         found |= {f"tokens.{k}": v for k, v in self.table.arrays().items()}
-        columns = zip(*self.background, strict=True) if self.background else [(torch.empty(0),)] * 4
-        for name, parts in zip(("window", "position", "feature", "value"), columns, strict=True):
-            found[f"background.{name}"] = torch.cat(list(parts)).numpy()
+        for name, parts in zip(
+            ("window", "position", "feature", "value"), zip(*self.background, strict=True), strict=True
+        ):
+            found[f"background.{name}"] = torch.cat(parts).numpy()
         found["outliers"] = np.asarray([self.outliers])
         return found
 
@@ -225,10 +229,10 @@ class _Pass:
             size = len(piece)
             if first + per_chunk > rows:  # the last chunk is filled up: shapes never vary
                 piece = torch.cat([piece, piece.new_zeros(per_chunk * width - size, piece.shape[1])])
-            encoded = self.dictionary.encode(piece)[:size]
-            if not torch.isfinite(encoded).all():
-                raise HarvestError(self._not_finite(encoded, context[first:], width))
-            encoded = encoded * content[part, None]
+            encoded = self.dictionary.encode(piece)[:size].masked_fill(~content[part, None], 0)
+            least, most = torch.aminmax(encoded)
+            if not (least >= 0 and torch.isfinite(most)):  # one pass over the buffer; NaN fails every comparison
+                raise HarvestError(self._unusable(encoded, context[first:], width))
             token, feature = torch.nonzero(encoded, as_tuple=True)
             self._chunk(
                 encoded[token, feature].float(),
@@ -238,9 +242,12 @@ class _Pass:
                 position[part][token],
             )
 
-    def _not_finite(self, encoded: Tensor, context: Tensor, width: int) -> str:
-        row = int(torch.nonzero(~torch.isfinite(encoded))[0, 0]) // width
-        name = self.corpus.names[self.corpus.context_document[max(int(context[row]), 0)]]
+    def _unusable(self, encoded: Tensor, context: Tensor, width: int) -> str:
+        usable = torch.isfinite(encoded) & (encoded >= 0)
+        row = int(torch.nonzero(~usable)[0, 0]) // width
+        name = self.corpus.names[self.corpus.context_document[int(context[row])]]
+        if torch.isfinite(encoded).all():
+            return f"document {name}: the dictionary gives negative activations; signed features are not supported yet"
         return f"document {name}: the activations are not finite (NaN or infinity); try another dtype"
 
     def _chunk(self, value: Tensor, feature: Tensor, token: Tensor, window: Tensor, position: Tensor) -> None:
@@ -293,7 +300,7 @@ def _load(path: Path) -> dict[str, Ints]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise HarvestError(f"{path}: is no complete shard; delete it and run again") from error
 
 

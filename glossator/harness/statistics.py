@@ -98,8 +98,8 @@ class Statistics:
 class TokenTable:
     """How often and how strongly each feature is active on each token: exact, compacted as it grows."""
 
-    def __init__(self, vocabulary: int) -> None:
-        self._vocabulary = vocabulary
+    def __init__(self, vocabulary: int, compact_at: int = _COMPACT) -> None:
+        self._vocabulary, self._compact_at = vocabulary, compact_at
         self._waiting: list[tuple[Ints, Ints, Ints]] = []
         self._size = 0
 
@@ -107,7 +107,7 @@ class TokenTable:
         key = (feature * self._vocabulary + token).numpy()
         self._waiting.append((key, np.ones(len(key), np.int64), value.double().numpy()))
         self._size += len(key)
-        if self._size > _COMPACT:
+        if self._size > self._compact_at:
             self._waiting = [_summed(self._waiting)]
             self._size = len(self._waiting[0][0]) // 2  # a full table is not compacted again at once
 

@@ -130,17 +130,18 @@ def token_neighbours(subject: Subject, corpus: Corpus) -> pa.Table:
     rows = torch.nn.functional.normalize(subject.embeddings()[torch.from_numpy(used).long()], dim=-1)
     starts = torch.from_numpy(subject.vocabulary.starts_word[used])
     size = min(_NEIGHBOURS, len(used) - 1)
-    found = []
+    neighbours: list[list[int]] = []
     for begin in range(0, len(used), 1024):
         cosine = rows[begin : begin + 1024] @ rows.T
         cosine[starts[begin : begin + 1024, None] != starts[None, :]] = -2.0  # a word for a word, a piece for a piece
         cosine[torch.arange(len(cosine)), torch.arange(begin, begin + len(cosine))] = -2.0
-        found.append(torch.topk(cosine, size, dim=1).indices.numpy())
-    neighbours = used[np.concatenate(found)] if found else np.empty((0, size), np.int64)
+        best = torch.topk(cosine, size, dim=1)
+        near = zip(best.indices.numpy(), (best.values > -1.5).numpy(), strict=True)
+        neighbours += [used[index[allowed]].tolist() for index, allowed in near]  # fewer where the corpus holds few
     return pa.table(
         {
             "token_id": used.astype(np.int32),
-            "neighbours": pa.array(neighbours.astype(np.int32).tolist(), pa.list_(pa.int32())),
+            "neighbours": pa.array(neighbours, pa.list_(pa.int32())),
         }
     )
 

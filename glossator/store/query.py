@@ -31,7 +31,7 @@ def query(path: Path, text: str, parameters: list[object] | None = None) -> pa.T
         )
     except duckdb.Error as error:
         message = str(error)
-        if "lock" in message.lower():
+        if "Could not set lock" in message:
             raise StoreError(f"{path}: another process is writing this file; wait for it, or query a copy") from error
         raise StoreError(f"{path}: is not a DuckDB file; name a run file of Glossator") from error
     with connection:

@@ -76,7 +76,7 @@ def _windows(table: pa.Table) -> Windows:
 
 def _matrix(column: pa.ChunkedArray) -> Any:
     array = column.combine_chunks()
-    return array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), -1)
+    return array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), -1 if len(array) else WINDOW)
 
 
 def background(store: Store, dictionary: str) -> dict[Split, Background]:
@@ -109,51 +109,46 @@ def records(
         yield from _batch_records(store, dictionary, batch, behind)
 
 
+_IN = "dictionary = ? AND feature IN (SELECT unnest(?::INTEGER[]))"
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What the store holds of a few features: their rows, exemplars in order of feature, tokens in order of feature."""
+
+    about: dict[int, dict[str, Any]]
+    exemplars: pa.Table
+    tokens: pa.Table
+
+    @classmethod
+    def read(cls, store: Store, dictionary: str, batch: list[int]) -> _Batch:
+        about = store.arrow(
+            "SELECT feature, status, reason, density, threshold, max_activation, active_windows, neighbours FROM feature "
+            f"WHERE {_IN}",
+            [dictionary, batch],
+        ).to_pylist()
+        exemplars = store.arrow(
+            "SELECT e.feature, e.split, e.stratum, e.activations, w.window_id, w.document, w.start, w.ids FROM exemplar e "
+            f"JOIN text_window w USING (window_id) WHERE e.{_IN.replace('feature IN', 'e.feature IN')} "
+            "ORDER BY e.feature, e.split, e.stratum DESC, e.rank",
+            [dictionary, batch],
+        )
+        tokens = store.arrow(
+            f"SELECT feature, token_id, active, total FROM feature_token WHERE {_IN} ORDER BY feature, total DESC, token_id",
+            [dictionary, batch],
+        )
+        return cls({row["feature"]: row for row in about}, exemplars, tokens)
+
+
 def _batch_records(
     store: Store, dictionary: str, batch: list[int], behind: dict[Split, Background]
 ) -> Iterator[FeatureRecord]:
-    about = {
-        row["feature"]: row
-        for row in store.arrow(
-            "SELECT feature, status, reason, density, threshold, max_activation, active_windows, neighbours FROM feature "
-            "WHERE dictionary = ? AND feature IN (SELECT unnest(?::INTEGER[]))",
-            [dictionary, batch],
-        ).to_pylist()
-    }
-    exemplars = store.arrow(
-        "SELECT e.feature, e.split, e.stratum, e.activations, w.window_id, w.document, w.start, w.ids FROM exemplar e "
-        "JOIN text_window w USING (window_id) WHERE e.dictionary = ? AND e.feature IN (SELECT unnest(?::INTEGER[])) "
-        "ORDER BY e.feature, e.split, e.stratum DESC, e.rank",
-        [dictionary, batch],
-    )
-    tokens = store.arrow(
-        "SELECT feature, token_id, active, total FROM feature_token WHERE dictionary = ? AND feature IN (SELECT unnest(?::INTEGER[])) "
-        "ORDER BY feature, total DESC, token_id",
-        [dictionary, batch],
-    )
-    windows = _windows(exemplars) if exemplars.num_rows else None
-    acts = (
-        _matrix(exemplars["activations"]).astype(np.float32)
-        if exemplars.num_rows
-        else np.zeros((0, WINDOW), np.float32)
-    )
-    feature, split, stratum = (exemplars[name].to_numpy() for name in ("feature", "split", "stratum"))
-    token_feature = tokens["feature"].to_numpy()
-    columns = [tokens[name].to_numpy() for name in ("token_id", "active", "total")]
+    found = _Batch.read(store, dictionary, batch)
+    samples = _samples(found)
+    token_feature = found.tokens["feature"].to_numpy()
+    token_ids, counts, sums = (found.tokens[name].to_numpy() for name in ("token_id", "active", "total"))
     for index in batch:
-        row = about[index]
-        samples: dict[Split, Sample] = {}
-        for number, name in enumerate(SPLITS):
-            members = np.flatnonzero((feature == index) & (split == name))
-            if windows is None:
-                continue
-            strata = stratum[members].astype(str)
-            samples[name] = Sample(
-                windows.take(members),
-                acts[members],
-                strata,
-                _weights(strata, int(row["active_windows"][number])),
-            )
+        row = found.about[index]
         a, b = np.searchsorted(token_feature, [index, index + 1])
         explain, select, test = row["active_windows"]
         yield FeatureRecord(
@@ -165,13 +160,32 @@ def _batch_records(
             max_activation=row["max_activation"],
             active_windows=(explain, select, test),
             n_windows=(behind["explain"].n_corpus, behind["select"].n_corpus, behind["test"].n_corpus),
-            token_ids=columns[0][a:b],
-            token_counts=columns[1][a:b],
-            token_sums=columns[2][a:b],
+            token_ids=token_ids[a:b],
+            token_counts=counts[a:b],
+            token_sums=sums[a:b],
             neighbour=row["neighbours"][0] if row["neighbours"] else None,
-            exemplars=samples,
+            exemplars=samples.get(index, {}),
             background=_Lazy(behind, index),
         )
+
+
+def _samples(found: _Batch) -> dict[int, dict[Split, Sample]]:
+    """The exemplars of each feature by split; a feature that was never active has none."""
+    table = found.exemplars
+    if not table.num_rows:
+        return {}
+    windows, acts = _windows(table), _matrix(table["activations"]).astype(np.float32)
+    feature, split, stratum = (table[name].to_numpy() for name in ("feature", "split", "stratum"))
+    out: dict[int, dict[Split, Sample]] = {}
+    for index in np.unique(feature).tolist():
+        a, b = np.searchsorted(feature, [index, index + 1])
+        out[index] = {}
+        for number, name in enumerate(SPLITS):
+            members = a + np.flatnonzero(split[a:b] == name)
+            strata = stratum[members].astype(str)
+            weight = _weights(strata, int(found.about[index]["active_windows"][number]))
+            out[index][name] = Sample(windows.take(members), acts[members], strata, weight)
+    return out
 
 
 class _Lazy(Mapping[Split, Sample]):

@@ -63,6 +63,7 @@ class Store:
         self.path = str(path)
         if not create and self.path != ":memory:" and not Path(self.path).exists():
             raise StoreError(f"{self.path}: no such run file; make one with `glossator demo` or `glossator harvest`")
+        _refuse_other_files(self.path)
         try:
             self._connection = duckdb.connect(self.path, config=_CONFIG)
         except duckdb.Error as error:
@@ -72,6 +73,10 @@ class Store:
         except StoreError:
             self._connection.close()
             raise
+        except duckdb.Error as error:
+            self._connection.close()
+            cause = str(error).splitlines()[0][:160]
+            raise StoreError(f"{self.path}: a DuckDB file, but not a run of Glossator ({cause})") from error
         self._sealed = {
             str(i) for (i,) in self._connection.execute("SELECT DISTINCT experiment_id FROM prediction").fetchall()
         }
@@ -84,7 +89,7 @@ class Store:
     # ------------------------------------------------------------------ writing
 
     async def put(self, *rows: Row) -> None:
-        """Write rows in one transaction; returns when it has been committed."""
+        """Write rows in one transaction; returns when it has been committed. Cancelled before the writer took it: nothing."""
         await asyncio.wrap_future(self._submit(rows))
 
     def put_now(self, *rows: Row) -> None:
@@ -118,14 +123,16 @@ class Store:
                     break
                 group.append(following)
                 size += len(following[0])
-            self._commit(group)
+            self._commit([job for job in group if job[1].set_running_or_notify_cancel()])
             if stop:
                 return
 
     def _commit(self, group: Sequence[_Job]) -> None:
+        if not group:
+            return
         try:
             self._transaction([what for what, _ in group])
-        except (duckdb.Error, pa.ArrowException, StoreError, OSError) as error:
+        except Exception as error:  # noqa: BLE001  it belongs to those who wait; a writer that died would leave them waiting
             if len(group) > 1:  # one bad put must not sink its neighbours
                 for job in group:
                     self._commit([job])
@@ -240,18 +247,24 @@ def _arrow(kind: type, rows: Sequence[Row]) -> pa.Table:
     return pa.table({name: pa.array([getattr(row, name) for row in rows]) for name in names})
 
 
+def _refuse_other_files(path: str) -> None:
+    """Before DuckDB looks: for some files of others it would fetch an extension."""
+    if path != ":memory:" and Path(path).is_file():
+        with Path(path).open("rb") as file:
+            if file.read(12)[8:] != b"DUCK":
+                raise StoreError(f"{path}: is not a DuckDB file; name a run file of Glossator")
+
+
 def _opening(path: str, message: str) -> str:
-    if "lock" in message:
+    if "Could not set lock" in message:
         return f"{path}: another process is writing this file; wait for it, or query a copy"
-    if "not a valid DuckDB" in message or "not a database" in message:
-        return f"{path}: is not a DuckDB file; name a run file of Glossator"
     return f"{path}: cannot be opened ({message.splitlines()[0][:160]})"
 
 
 def _writing(path: str, error: BaseException) -> StoreError:
     if isinstance(error, StoreError):
         return error
-    message = str(error).splitlines()[0][:200]
+    message = (str(error) or type(error).__name__).splitlines()[0][:200]
     if "No space left" in message or "Could not write" in message or "out of disk" in message.lower():
         return StoreError(
             f"{path}: the disk is full ({message}); free some space and run again, what was committed is kept"

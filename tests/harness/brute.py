@@ -106,7 +106,7 @@ def assert_background_equals(found: Harvest, expected: Brute) -> None:
 
 def assert_statistics_equal(found: Harvest, corpus: Corpus, acts: Array) -> None:
     """Counts, extremes and histograms to the bit; sums to the order of addition."""
-    statistics = {name: array for name, array in found.statistics.arrays().items()}
+    statistics = found.statistics.arrays()
     split = np.repeat(corpus.split[corpus.context_document], corpus.context_length)
     wide = acts.astype(np.float64)
     maxima = dense_windows(corpus, acts).max(1)

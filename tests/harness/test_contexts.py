@@ -193,6 +193,15 @@ def test_documents_that_share_few_13_grams_are_not_joined() -> None:
     assert len(np.unique(prepared(found).cluster)) == 80
 
 
+def test_at_a_share_of_one_only_equal_documents_are_joined() -> None:
+    draw = random.Random(0)
+    originals = [passage(draw, 160) for _ in range(30)]
+    found = [Document(f"original {i}", (text,)) for i, text in enumerate(originals)]
+    found += [Document(f"equal {i}", (text,)) for i, text in enumerate(originals[:10])]
+    found += [Document(f"edited {i}", (edited(text, 7, 80),)) for i, text in enumerate(originals[10:])]
+    assert len(np.unique(prepared(found, near_duplicate=1.0).cluster)) == 50
+
+
 def test_equal_texts_shorter_than_a_13_gram_share_a_split() -> None:
     draw = random.Random(0)
     texts = [passage(draw, 5) for _ in range(40)]

@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModel
 
-from glossator.config import CorpusConfig, HarvestConfig
-from glossator.errors import DictionaryError, HarvestError
-from glossator.harness.contexts import Corpus, prepare
+from glossator.config import HarvestConfig
+from glossator.errors import HarvestError
+from glossator.harness.contexts import Corpus
 from glossator.harness.dictionary import SaeDictionary
-from glossator.harness.harvest import Harvest, background_windows, harvest, shard_ranges, without_top
-from glossator.harness.planted_subject import PlantedDictionary, PlantedSubject
+from glossator.harness.harvest import Harvest, harvest, shard_ranges
+from glossator.harness.planted_subject import PlantedSubject
 from glossator.harness.subject import HFSubject, TokenBatch
 from glossator.planted import PlantedFeature, planted_documents
-from glossator.types import Document
 from tests.harness.brute import (
     Array,
     assert_background_equals,
@@ -25,32 +25,8 @@ from tests.harness.brute import (
     assert_statistics_equal,
     assert_token_table_equals,
     brute_harvest,
-    unpacked,
 )
-
-
-def planted_truth(subject: PlantedSubject, corpus: Corpus) -> Array:
-    """[tokens, features]: the planted functions applied to each context; special tokens count for nothing."""
-    out = np.zeros((len(corpus.tokens), subject.d_hook), np.float32)
-    for start, length in zip(corpus.context_start, corpus.context_length, strict=True):
-        part = slice(start, start + length)
-        words = [subject.vocabulary.pieces[t] for t in corpus.tokens[part]]
-        out[part] = np.asarray([f.activation(words) for f in subject.features], np.float32).T
-    out[subject.vocabulary.special[corpus.tokens]] = 0
-    return out
-
-
-def run(corpus: Corpus, config: HarvestConfig, folder: Path, **more: object) -> Harvest:
-    """A harvest of planted features."""
-    subject = more.pop("subject", None) or PlantedSubject()
-    dictionary = more.pop("dictionary", None) or PlantedDictionary(subject.d_hook)
-    return harvest(subject, dictionary, corpus, config, folder, **more)  # type: ignore[arg-type]
-
-
-def corpus_of(documents: Sequence[Document], subject: PlantedSubject | None = None) -> Corpus:
-    subject = subject or PlantedSubject()
-    return prepare(documents, subject.tokenize, subject.context_size - 2, CorpusConfig())
-
+from tests.harness.planted_runs import contents, corpus_of, noise, planted_truth, run
 
 # ------------------------------------------------------------------ against brute force
 
@@ -78,19 +54,6 @@ def test_statistics_thresholds_and_token_table_are_those_of_brute_force(
     truth = planted_truth(planted_subject, planted_corpus)
     assert_statistics_equal(planted_harvest, planted_corpus, truth)
     assert_token_table_equals(planted_harvest, planted_corpus, truth)
-
-
-def noise(feature: int) -> PlantedFeature:
-    """Real numbers over many octaves that depend on the word and its place: no ties, no round sums."""
-
-    def activation(tokens: Sequence[str]) -> list[float]:
-        out = []
-        for i, token in enumerate(tokens):
-            rng = np.random.default_rng([feature, i, sum(map(ord, token)), len(tokens)])
-            out.append(float(np.float32(np.exp(2 * rng.standard_normal())) if rng.random() < 0.03 else 0.0))
-        return out
-
-    return PlantedFeature(f"noise {feature}", "noise", "no pattern", activation)
 
 
 def never(_tokens: Sequence[str]) -> list[float]:
@@ -151,13 +114,8 @@ class Recording:
                 if context >= 0:
                     start, n = corpus.context_start[context], corpus.context_length[context]
                     out[start : start + n] = whole[row, 1 : 1 + n]  # after [CLS]
-        out[self_special(corpus)] = 0
+        out[np.isin(corpus.tokens, [0, 100, 101, 102, 103])] = 0  # [PAD], [UNK], [CLS], [SEP], [MASK] of MiniLM
         return out
-
-
-def self_special(corpus: Corpus) -> Array:
-    """[UNK], [CLS], [SEP], [PAD] and [MASK] in the vocabulary of MiniLM."""
-    return np.isin(corpus.tokens, [0, 100, 101, 102, 103])
 
 
 class _Remembering:
@@ -176,7 +134,7 @@ class _Remembering:
 
 @pytest.mark.real
 def test_a_harvest_of_minilm_is_that_of_brute_force(
-    minilm: HFSubject, demo_dictionary: SaeDictionary, themes_corpus: Corpus, tmp_path: Path
+    minilm: HFSubject, minilm_path: Path, demo_dictionary: SaeDictionary, themes_corpus: Corpus, tmp_path: Path
 ) -> None:
     config = HarvestConfig(top=3, sample=4, background=(20, 10, 15), encode_tokens=512, shard_tokens=10**7)
     recording = Recording(minilm, demo_dictionary)
@@ -188,30 +146,17 @@ def test_a_harvest_of_minilm_is_that_of_brute_force(
     assert_background_equals(found, expected)
     assert_statistics_equal(found, themes_corpus, acts)
     assert_token_table_equals(found, themes_corpus, acts)
-    _assert_alone(minilm, demo_dictionary, themes_corpus, acts)
-
-
-def _assert_alone(subject: HFSubject, dictionary: SaeDictionary, corpus: Corpus, acts: Array) -> None:
-    """The recorded activations are those of contexts that are run one at a time, but for rounding."""
-    for context in range(0, len(corpus.context_start), 7):
-        start, n = corpus.context_start[context], corpus.context_length[context]
-        ids = torch.tensor([[101, *corpus.tokens[start : start + n].tolist(), 102]])
+    model = AutoModel.from_pretrained(minilm_path).eval()
+    for context in range(0, len(themes_corpus.context_start), 7):  # and those of contexts that are run one at a time
+        start, n = themes_corpus.context_start[context], themes_corpus.context_length[context]
+        ids = torch.tensor([[101, *themes_corpus.tokens[start : start + n].tolist(), 102]])
         with torch.inference_mode():
-            states = subject._model.base_model.embeddings(input_ids=ids)
-            for layer in subject._model.encoder.layer[:5]:
-                states = layer(states)[0] if isinstance(layer(states), tuple) else layer(states)
-        expected = dictionary.encode(states[0, 1:-1]).numpy()
-        close = np.isclose(expected, acts[start : start + n], atol=1e-3)
+            states = model(ids, output_hidden_states=True).hidden_states[5][0, 1:-1]
+        close = np.isclose(demo_dictionary.encode(states).numpy(), acts[start : start + n], atol=1e-3)
         assert close.mean() > 0.9999  # a feature on the edge of the top k may be in or out
 
 
 # ------------------------------------------------------------------ interruption and cuts
-
-
-def contents(found: Harvest) -> list[object]:
-    n = len(found.statistics.total)
-    background = [found.background[k].tolist() for k in ("window", "position", "feature", "value")]
-    return [unpacked(found.top, n), unpacked(found.sample, n), background, found.background_windows.tolist()]
 
 
 def test_a_harvest_is_a_function_of_its_inputs(
@@ -299,109 +244,3 @@ def test_a_truncated_shard_is_named(
         run(planted_corpus, planted_config, tmp_path)
     shard.unlink()
     run(planted_corpus, planted_config, tmp_path)
-
-
-# ------------------------------------------------------------------ numbers that cannot be used
-
-
-class _Poisoned(PlantedSubject):
-    """Gives `poison` wherever the word "falcon" stands, or on [SEP] alone."""
-
-    def __init__(self, poison: float, where: str = "falcon") -> None:
-        super().__init__()
-        self._poison, self._where = poison, self._ids[where]
-
-    def activations(self, batch: TokenBatch) -> torch.Tensor:
-        out = super().activations(batch)
-        out[batch.ids == self._where] = self._poison
-        return out
-
-
-@pytest.mark.parametrize("poison", [float("nan"), float("inf"), -1.0])
-def test_activations_that_cannot_be_used_name_their_document(tmp_path: Path, poison: float) -> None:
-    plain = [Document(f"plain {i}", (f"the {w} bear sat {w} {w}",)) for i, w in enumerate(["red", "blue", "old"] * 20)]
-    documents = [*plain[:30], Document("the culprit", ("then the falcon flew over the old lamp",)), *plain[30:]]
-    corpus = prepare(documents, PlantedSubject().tokenize, 30, CorpusConfig(near_duplicate=1.0, seed=1))
-    config = HarvestConfig(batch_tokens=512, encode_tokens=256, shard_tokens=1024)
-    with pytest.raises(HarvestError, match="document the culprit:"):
-        run(corpus, config, tmp_path, subject=_Poisoned(poison))
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_what_is_not_content_may_be_anything(
-    planted_corpus: Corpus, planted_config: HarvestConfig, planted_harvest: Harvest, tmp_path: Path
-) -> None:
-    found = run(planted_corpus, planted_config, tmp_path, subject=_Poisoned(float("nan"), "[SEP]"))
-    assert contents(found) == contents(planted_harvest)
-
-
-def test_a_dictionary_of_another_width_is_refused_before_the_pass(
-    planted_corpus: Corpus, planted_config: HarvestConfig, tmp_path: Path
-) -> None:
-    with pytest.raises(DictionaryError, match="reads 5 dimensions.*gives 12"):
-        run(planted_corpus, planted_config, tmp_path / "new", dictionary=PlantedDictionary(5))
-    assert not (tmp_path / "new").exists()
-
-
-# ------------------------------------------------------------------ odd documents
-
-
-def test_documents_of_one_token_and_of_special_tokens_only_are_harvested(tmp_path: Path) -> None:
-    documents = planted_documents(60, seed=1)
-    documents += [Document("one", ("falcon",)), Document("masked", ("[SEP] [PAD] zebra [UNK]",))]
-    corpus = corpus_of(documents)
-    config = HarvestConfig(top=100, sample=100, batch_tokens=512, encode_tokens=256, shard_tokens=1024)
-    found = run(corpus, config, tmp_path)
-    truth = planted_truth(PlantedSubject(), corpus)
-    assert_sketches_equal(found, brute_harvest(corpus, truth, config), 12)
-    assert_statistics_equal(found, corpus, truth)
-    one, masked = corpus.names.index("one"), corpus.names.index("masked")
-    kept = corpus.window_document[found.top["window"]]
-    assert one in kept and masked not in kept
-
-
-def test_a_shard_in_which_nothing_is_active_does_not_change_the_types(tmp_path: Path) -> None:
-    words = ["the", "lamp", "stood", "near", "table", "then", "they", "found", "it", "carried", "book", "door"]
-    draw = np.random.default_rng(0)
-    quiet = [Document(f"quiet {i}", (" ".join(draw.choice(words, 60)),)) for i in range(40)]
-    corpus = corpus_of([*quiet, *planted_documents(40)])
-    features = PlantedSubject().features[:5]  # none of them knows the quiet words
-    config = HarvestConfig(batch_tokens=512, encode_tokens=256, shard_tokens=1024)
-    found = run(corpus, config, tmp_path, subject=PlantedSubject(features))
-    assert found.shards > 3
-    types = {name: column.dtype for name, column in found.background.items()}
-    assert types == {"window": np.int32, "position": np.uint8, "feature": np.int32, "value": np.float32}
-    assert_background_equals(found, brute_harvest(corpus, planted_truth(PlantedSubject(features), corpus), config))
-
-
-def test_outlier_tokens_are_counted() -> None:
-    pass
-
-
-def test_the_sample_is_drawn_from_the_windows_that_are_not_top() -> None:
-    top = {"group": np.asarray([0, 0, 1]), "window": np.asarray([4, 2, 4])}
-    sample = {
-        "group": np.asarray([0, 0, 0, 0, 1, 1]),
-        "window": np.asarray([2, 7, 4, 9, 2, 4]),
-        "key": np.asarray([60, 50, 40, 30, 20, 10]),
-        "active": np.asarray([1, 2, 1, 1, 1, 1], np.uint8),
-        "position": np.asarray([0, 1, 2, 3, 4, 5, 6], np.uint8),
-        "value": np.arange(1, 8, dtype=np.float32),
-    }
-    kept = without_top(sample, top, 1)
-    assert kept["window"].tolist() == [7, 2]
-    assert kept["value"].tolist() == [2, 3, 6]
-    assert kept["active"].tolist() == [2, 1]
-
-
-def test_background_windows_are_a_uniform_draw_of_each_split(planted_corpus: Corpus) -> None:
-    counts = np.zeros(len(planted_corpus.window_id))
-    for seed in range(300):
-        chosen = background_windows(planted_corpus, HarvestConfig(background=(100, 50, 100), seed=seed))
-        assert np.bincount(planted_corpus.window_split[chosen]).tolist() == [100, 50, 100]
-        counts[chosen] += 1
-    for split, size in enumerate((100, 50, 100)):
-        members = counts[planted_corpus.window_split == split]
-        expected = 300 * size / len(members)
-        spread = expected * (1 - size / len(members))
-        assert ((members - expected) ** 2 / spread).mean() == pytest.approx(1, abs=0.2)

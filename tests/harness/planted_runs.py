@@ -1,0 +1,58 @@
+"""Harvests of planted features, and what they must find."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from glossator.config import CorpusConfig, HarvestConfig
+from glossator.harness.contexts import Corpus, prepare
+from glossator.harness.harvest import Harvest, harvest
+from glossator.harness.planted_subject import PlantedDictionary, PlantedSubject
+from glossator.planted import PlantedFeature
+from glossator.types import Document
+from tests.harness.brute import Array, unpacked
+
+
+def planted_truth(subject: PlantedSubject, corpus: Corpus) -> Array:
+    """[tokens, features]: the planted functions applied to each context; special tokens count for nothing."""
+    out = np.zeros((len(corpus.tokens), subject.d_hook), np.float32)
+    for start, length in zip(corpus.context_start, corpus.context_length, strict=True):
+        part = slice(start, start + length)
+        words = [subject.vocabulary.pieces[t] for t in corpus.tokens[part]]
+        out[part] = np.asarray([f.activation(words) for f in subject.features], np.float32).T
+    out[subject.vocabulary.special[corpus.tokens]] = 0
+    return out
+
+
+def run(corpus: Corpus, config: HarvestConfig, folder: Path, **more: object) -> Harvest:
+    """A harvest of planted features."""
+    subject = more.pop("subject", None) or PlantedSubject()
+    dictionary = more.pop("dictionary", None) or PlantedDictionary(subject.d_hook)
+    return harvest(subject, dictionary, corpus, config, folder, **more)  # type: ignore[arg-type]
+
+
+def corpus_of(documents: Sequence[Document], subject: PlantedSubject | None = None) -> Corpus:
+    subject = subject or PlantedSubject()
+    return prepare(documents, subject.tokenize, subject.context_size - 2, CorpusConfig())
+
+
+def contents(found: Harvest) -> list[object]:
+    n = len(found.statistics.total)
+    background = [found.background[k].tolist() for k in ("window", "position", "feature", "value")]
+    return [unpacked(found.top, n), unpacked(found.sample, n), background, found.background_windows.tolist()]
+
+
+def noise(feature: int) -> PlantedFeature:
+    """Real numbers over many octaves that depend on the word and its place: no ties, no round sums."""
+
+    def activation(tokens: Sequence[str]) -> list[float]:
+        out = []
+        for i, token in enumerate(tokens):
+            rng = np.random.default_rng([feature, i, sum(map(ord, token)), len(tokens)])
+            out.append(float(np.float32(np.exp(2 * rng.standard_normal())) if rng.random() < 0.03 else 0.0))
+        return out
+
+    return PlantedFeature(f"noise {feature}", "noise", "no pattern", activation)
