@@ -77,6 +77,7 @@ class ScoreConfig(_Config):
 
 class SubjectConfig(_Config):
     model: str
+    model_name: str | None = None  # what to call it, where the folder's name says nothing
     hook: str
     dictionary: str
     corpus: tuple[str, ...]
@@ -108,6 +109,7 @@ def subject_config(model: str, hook: str, dictionary: str, corpus: list[str]) ->
     """The names on the command line; `demo` stands for what we ship."""
     return SubjectConfig(
         model=str(demo_model()) if model == "demo" else model,
+        model_name="all-MiniLM-L6-v2" if model == "demo" else None,
         hook=hook,
         dictionary=str(data_path("dictionaries", "minilm-l4")) if dictionary == "demo" else dictionary,
         corpus=tuple(corpus),

@@ -44,12 +44,14 @@ def harvest(
     from glossator.harness.harvest import harvest as pass_over
     from glossator.harness.harvest import loading_check
     from glossator.harness.subject import HFSubject
-    from glossator.harness.tables import harvest_tables
+    from glossator.harness.tables import harvest_tables, manifest
 
     with Store(path) as store:  # a run file that cannot be used is found out before the work
         if reading.dictionaries(store):
             raise StoreError(f"{path}: holds a harvest already; name another file")
-        subject = HFSubject(what.model, what.hook, context_size=corpus_config.context_size, device=config.device)
+        subject = HFSubject(
+            what.model, what.hook, name=what.model_name, context_size=corpus_config.context_size, device=config.device
+        )
         dictionary = SaeDictionary(what.dictionary, device=config.device)
         check_width(dictionary, subject.d_hook, what.hook)
         size = subject.context_size - len(subject.prefix) - len(subject.suffix)
@@ -65,6 +67,7 @@ def harvest(
         found = pass_over(
             subject, dictionary, corpus, config, folder, lambda done, total: progress("harvest", done, total)
         )
+        store.put_tables(manifest(subject, dictionary, corpus_config, config))
         store.put_tables(harvest_tables(subject, dictionary, corpus, list(what.corpus), found, check, config))
         materialise_labels(store)
         shutil.rmtree(folder, ignore_errors=True)
@@ -126,14 +129,9 @@ def label(
 
 def demo(path: Path, progress: Progress = silent, say: Say = silent) -> None:
     """The whole job on the built-in subject: a harvest if there is none yet, then labels for all features."""
-    from glossator.config import DEMO_HOOK, data_path, demo_model
+    from glossator.config import DEMO_HOOK, subject_config
 
-    what = SubjectConfig(
-        model=str(demo_model()),
-        hook=DEMO_HOOK,
-        dictionary=str(data_path("dictionaries", "minilm-l4")),
-        corpus=("python-docs", "themes"),
-    )
+    what = subject_config("demo", DEMO_HOOK, "demo", ["python-docs", "themes"])
     with Store(path) as store:
         harvested = bool(reading.dictionaries(store))
     if not harvested:

@@ -31,7 +31,7 @@ from glossator.types import MAX_STRENGTH, PAD, WINDOW, Floats, Vocabulary
 if TYPE_CHECKING:
     from glossator.agents.run import Run
 
-_SHOWN = 3  # windows of each stratum, and counterexamples
+_SHOWN = 3  # windows of each stratum
 _BARS = 32
 _PER_OCTAVE, _LOWEST = 8, -16  # the bins of `feature.histogram`, as harness/statistics.py makes them
 _LEVELS = np.frombuffer(b"0123456789a", np.uint8)
@@ -228,7 +228,7 @@ def _key(series: dict[str, Floats]) -> list[tuple[str, str]]:
 def _histogram(series: dict[str, Floats]) -> Markup:
     """Labels as bars, the others as outlines; what is taller than the labels need is cut, and its height written."""
     values = np.concatenate(list(series.values()))
-    edges = np.arange(math.floor(min(values.min(), 0) * 10) / 10, 1.0001, 0.05)
+    edges = np.round(np.arange(math.floor(min(values.min(), 0) * 5) / 5, 1.0001, 0.05), 2) + 0.0
     counts = {name: np.histogram(x, edges)[0] for name, x in series.items() if len(x)}
     top = 1.1 * max(counts[name].max() for name in ("labels", "lookup") if name in counts)
     frame, drawn = _Frame((float(edges[0]), 1.0), (0.0, float(top))), []
@@ -247,7 +247,7 @@ def _histogram(series: dict[str, Floats]) -> Markup:
     for row, (name, at) in enumerate((name, at) for name, at in cut.items() if len(at)):
         x, heights = frame.at(float(edges[at[-1] + 1]), top).split()[0], ", ".join(f"{counts[name][k]:,}" for k in at)
         drawn.append(f'<text class="t-{name}" x="{float(x) + 6}" y="{frame.top + 14 * row + 4}">↑ {heights}</text>')
-    ticks = [(float(x), f"{x:.1f}".replace("-", "−")) for x in np.arange(edges[0], 1.01, 0.2)]
+    ticks = [(float(x), f"{x:.1f}".replace("-", "−")) for x in edges[::4]]
     about = "Histogram of simulation on test. " + " ".join(
         f"{name}: median {np.median(series[name]):.2f}." for name in counts
     )
@@ -323,14 +323,13 @@ _BESIDE = {  # each: feature, then what a card shows; $1 is the dictionary
     "JOIN label l USING (explanation_id) WHERE l.dictionary = $1 AND n.metric = 'simulation' ORDER BY l.feature, n.comparison DESC",
     "baselines": "SELECT s.feature, s.explainer, s.value, s.low, s.high, s.n FROM score s WHERE s.dictionary = $1 AND s.split = 'test' "
     "AND s.metric = 'simulation' AND starts_with(s.explainer, 'lookup-') AND s.value IS NOT NULL ORDER BY s.feature, s.explainer",
-    "counterexamples": "SELECT c.feature, c.kind, c.text, c.p_fires, c.fires, c.fired_share, o.carriers, c.max_activation FROM counterexamples c "
-    "JOIN label l USING (dictionary, feature, explanation_id, predictor) JOIN outcome o USING (experiment_id) "
-    "WHERE c.dictionary = $1 AND c.split = 'test' "
-    f"QUALIFY row_number() OVER (PARTITION BY c.feature ORDER BY abs(c.p_fires - c.fires::INT) DESC, c.experiment_id) <= {_SHOWN} "
-    "ORDER BY c.feature, abs(c.p_fires - c.fires::INT) DESC, c.experiment_id",
-    "tested": "SELECT l.feature, count(*) FILTER ((p.p_fires >= 0.5) <> o.fires), count(*) FROM prediction p "
-    "JOIN label l USING (explanation_id, predictor) JOIN experiment e USING (experiment_id) JOIN outcome o USING (experiment_id) "
-    "WHERE l.dictionary = $1 AND e.split = 'test' GROUP BY ALL",
+    "counterexamples": "SELECT * EXCLUDE (experiment_id) FROM (SELECT DISTINCT c.feature, c.kind, c.text, c.p_fires, c.fires, c.fired_share, "
+    "o.carriers, c.max_activation, experiment_id FROM counterexamples c JOIN label l USING (dictionary, feature, explanation_id, predictor) "
+    "JOIN outcome o USING (experiment_id) WHERE c.dictionary = $1 AND c.split = 'test') WINDOW worst AS (PARTITION BY feature "
+    "ORDER BY abs(p_fires - fires::INT) DESC, experiment_id) QUALIFY row_number() OVER worst <= 3 ORDER BY feature, row_number() OVER worst",
+    "tested": "SELECT l.feature, count(DISTINCT p.experiment_id) FILTER ((p.p_fires >= 0.5) <> o.fires), count(DISTINCT p.experiment_id) "
+    "FROM prediction p JOIN label l USING (explanation_id, predictor) JOIN experiment e USING (experiment_id) "
+    "JOIN outcome o USING (experiment_id) WHERE l.dictionary = $1 AND e.split = 'test' GROUP BY ALL",
 }  # fmt: skip
 
 

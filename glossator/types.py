@@ -111,7 +111,7 @@ class FeatureRecord:
     token_ids: Ints  # [m] tokens it was active on in `explain`
     token_counts: Ints  # [m] how often it was active there
     token_sums: Floats  # [m] summed activation there
-    neighbour: int | None  # nearest decoder direction
+    neighbours: tuple[int, ...]  # nearest decoder directions, nearest first
     exemplars: dict[Split, Sample]
     background: Mapping[Split, Sample]
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from glossator.agents.fit import Surroundings
 from glossator.agents.lexical import LexicalExplainer, abstention
 from glossator.agents.run import Run
+from glossator.agents.surroundings import Surroundings
 from glossator.agents.wording import sentence
 from glossator.config import LexicalConfig
 from glossator.scorers.estimators import pearson

@@ -12,63 +12,36 @@ from typing import Any
 
 import numpy as np
 
+from glossator.agents.surroundings import Surroundings
 from glossator.scorers.patterns import SPAN_CLASSES, TOKEN_CLASSES
-from glossator.scorers.rule import Lexicon, shifted
+from glossator.scorers.rule import shifted
 from glossator.types import (
     PAD,
     WINDOW,
     Bools,
     FeatureRecord,
+    Floats,
     Ints,
-    Vocabulary,
-    Windows,
 )
 
 Item = dict[str, Any]
 _TOPIC_WORDS = 6
 _CONTEXT_TOKENS = 24  # tokens whose neighbours are looked at
 _PSEUDO = 0.5  # background windows that are added to the silent count of a context, against over-fitting
+_BREVITY = {
+    "class": 1.05,
+    "number": 1.05,
+    "words": 0.98,
+    "after": 0.97,
+    "before": 0.97,
+    "beside": 0.85,
+}  # of candidates that gain alike, the one that is shorter to say
 _NUMBER_CLASSES = ("digits", "year", "two-digit", "three-digit")
 
 
-class Surroundings:
-    """What all features of a run share: how often each token and class stands in `explain`, and its background."""
-
-    def __init__(self, lexicon: Lexicon, counts: Ints, neighbours: Ints, background: Windows, n_corpus: int) -> None:
-        self.lexicon, self.counts, self.windows = lexicon, counts.astype(np.float64), background
-        self.neighbours = np.concatenate(
-            [np.arange(len(counts))[:, None], neighbours], 1
-        )  # [V, 1 + k], PAD where fewer
-        self.stem = stems(lexicon.vocabulary)
-        self.weight = n_corpus / max(len(background), 1)
-        scored = background.ids[:, background.scored]
-        self.previous, self.next = (
-            shifted(background.ids, background, -1),
-            shifted(background.ids, background, 1),
-        )
-        self.flat_previous, self.flat_next = np.ravel(self.previous), np.ravel(self.next)
-        self.class_counts = lexicon.table @ self.counts
-        flat = scored.ravel()
-        self.order = np.argsort(flat, kind="stable")
-        self.sorted_tokens = flat[self.order]
-        bits = lexicon.spans.bits(background)[:, background.scored]
-        self.span_counts = np.stack([((bits >> np.uint32(i)) & 1).sum(1) for i in range(len(SPAN_CLASSES))], 1)
-        self.lengths = background.mask.sum(1)
-        self.starts = (self.previous == PAD).sum(1)
-        shown = background.ids
-        row = np.repeat(np.arange(len(shown)), shown.shape[1])
-        pairs = np.unique(np.stack([shown.ravel(), row], 1), axis=0)
-        self.present_token, self.present_row = pairs[:, 0], pairs[:, 1]
-
-    def occurrences(self, token: int) -> Ints:
-        """Flat positions of a token in the scored parts of the background."""
-        a, b = np.searchsorted(self.sorted_tokens, [token, token + 1])
-        return np.asarray(self.order[a:b])
-
-    def holding(self, token: int) -> Ints:
-        """Background windows that show the token."""
-        a, b = np.searchsorted(self.present_token, [token, token + 1])
-        return np.asarray(self.present_row[a:b])
+def _sort(item: Item) -> str:
+    """The kind of an item; `beside` for whatever stands after or before something, of which only the sample knows."""
+    return "beside" if item["kind"] in ("after", "before") and "token" not in item else str(item["kind"])
 
 
 @dataclass
@@ -78,6 +51,7 @@ class _Choice:
     mean: float
     hit: Bools  # [n, WINDOW] positions of the exemplars that it matches
     rank: int
+    count: float = 0.0  # occurrences in the split, where the item is a token in a context
 
 
 class Fit:
@@ -99,8 +73,10 @@ class Fit:
         self.silent_weight = max(record.n_windows[0] - active, 0) / max(int(self.silent.sum()), 1)
         self.prediction = np.zeros_like(self.y)
         self.rank = np.full(self.y.shape, -1, np.int8)
-        self.tokens, self.sums = record.token_ids, record.token_sums
+        self.tokens, self.sums = record.token_ids, record.token_sums.astype(np.float64)
         self.counts = np.maximum(s.counts[self.tokens], 1)
+        self.place = np.full(len(s.counts) + 1, -1)  # token -> its place in self.tokens; PAD looks up the last one
+        self.place[self.tokens] = np.arange(len(self.tokens))
         self.classes = s.lexicon.table[:, self.tokens].astype(np.float64)
         self.class_counts = s.class_counts
         self.spoken = np.zeros(len(self.tokens), bool)  # has a token item
@@ -108,9 +84,12 @@ class Fit:
         self.level = np.zeros(len(self.tokens))
         self.spans = s.lexicon.spans.bits(windows)[:, windows.scored]
         self.used: set[str] = set()
+        self.coloured = False  # whether an item that is no matter of single tokens was accepted
+        self.undone = np.zeros(len(self.tokens))
 
     def best(self) -> _Choice | None:
-        """The candidate with the largest gain in squared error, over all kinds."""
+        """The candidate with the largest gain in squared error, over all kinds, with a bonus for what is short to say."""
+        self.undone = self._overridden()
         found = [
             self._token(),
             self._family(),
@@ -125,22 +104,47 @@ class Fit:
         kept = [
             c for c in found if c is not None and c.gain > 0 and json.dumps(c.item, sort_keys=True) not in self.used
         ]
-        return max(kept, key=lambda c: c.gain, default=None)
+        return max(kept, key=lambda c: c.gain * _BREVITY.get(_sort(c.item), 1.0), default=None)
 
     def accept(self, choice: _Choice) -> None:
         self.used.add(json.dumps(choice.item, sort_keys=True))
         wins = choice.hit & (choice.rank >= self.rank)
         self.prediction[wins], self.rank[wins] = choice.mean, choice.rank
-        kind = choice.item["kind"]
+        item, kind = choice.item, choice.item["kind"]
         if kind in ("token", "words"):
-            named = [choice.item["token"]] if kind == "token" else choice.item["tokens"]
+            named = [item["token"]] if kind == "token" else item["tokens"]
             at = np.isin(self.tokens, np.asarray([self.s.lexicon.vocabulary.find(name) for name in named]))
             self.spoken |= at
             self.level[at] = choice.mean
-        elif kind in ("number",) or (kind == "class" and choice.item["class"] in TOKEN_CLASSES):
-            at = self._members(choice.item) & ~self.spoken
+        elif kind == "number" or (kind == "class" and item["class"] in TOKEN_CLASSES):
+            at = self._members(item) & ~self.spoken
             self.covered |= at
             self.level[at] = choice.mean
+        elif choice.rank == 4:  # these occurrences are spoken for: what is left of the token is a different matter
+            at = self.tokens == self.s.lexicon.vocabulary.find(item["token"])
+            self.sums[at] = np.maximum(self.sums[at] - choice.mean * choice.count, 0.0)
+            self.counts[at] = np.maximum(self.counts[at] - choice.count, 1.0)
+        else:
+            self.coloured = True
+
+    def _overridden(self) -> Floats:
+        """[tokens]: what contextual items of lower rank have gained on each token, and an item for the token would undo.
+
+        The share of a token's activation that they speak for comes from the sample, drawn towards the share over all
+        tokens where the sample holds few of its occurrences; the token's total is exact.
+        """
+        n, at = len(self.tokens), self.place[self.here]
+        active = (self.y > 0) & (at >= 0)
+        if not self.coloured or not active.any():
+            return np.zeros(n)
+        mass, told = (self.w * self.y)[active], self.prediction[active]
+        lower = (self.rank[active] >= 0) & (self.rank[active] < 3) & (told != self.level[at[active]])
+        if not lower.any():
+            return np.zeros(n)
+        spoken, whole = (np.bincount(at[active], x, minlength=n) for x in (mass * lower, mass))
+        prior = 2 * float(mass.mean())
+        share = (spoken + prior * float(spoken.sum() / whole.sum())) / (whole + prior)
+        return np.asarray(self.sums * share * float((mass * told)[lower].sum() / mass[lower].sum()))
 
     # ------------------------------------------------------------------ single tokens: exact counts
 
@@ -148,7 +152,7 @@ class Fit:
         if not len(self.tokens):
             return None
         mean = self.sums / self.counts
-        gain = np.where(self.spoken, 0.0, self.counts * (mean - self.level) ** 2)
+        gain = np.where(self.spoken, 0.0, self.counts * (mean - self.level) ** 2 - self.undone)
         gain = np.where((mean < self.level) & ~self.covered, 0.0, gain)
         i = int(np.argmax(gain))
         item = {"kind": "token", "token": self.s.lexicon.vocabulary.name(int(self.tokens[i]))}
@@ -190,19 +194,16 @@ class Fit:
         row, i = np.unravel_index(int(np.argmax(gain)), gain.shape)
         chosen = near[row, : i + 1]
         anchor = self.tokens[head[row]]
-        return self._words(
-            "like",
-            np.concatenate([[anchor], chosen[chosen != anchor]]),
-            float(total[row, i]),
-            float(count[row, i]),
-        )
+        tokens = np.concatenate([[anchor], chosen[chosen != anchor]])
+        return self._words("like", tokens, float(sums[tokens].sum()), float(counts[tokens].sum()))
 
     def _words(self, relation: str, tokens: Ints, total: float, count: float) -> _Choice | None:
         if len(tokens) < 2:
             return None
         names = [self.s.lexicon.vocabulary.name(int(t)) for t in tokens]
         item = {"kind": "words", "relation": relation, "tokens": names}
-        return _Choice(total**2 / count, item, total / count, np.isin(self.here, tokens), 3)
+        lost = float(self.undone[self.place[tokens]].sum())
+        return _Choice(total**2 / count - lost, item, total / count, np.isin(self.here, tokens), 3)
 
     def _members(self, item: Item) -> Bools:
         if item["kind"] == "number":
@@ -214,8 +215,8 @@ class Fit:
         free = ~(self.spoken | self.covered)
         total = self.classes[:, free] @ self.sums[free]
         count = np.maximum(self.class_counts - self.classes[:, ~free] @ self.counts[~free], 1)
-        support = (self.classes[:, free] > 0) @ (self.sums[free] > 0.02 * self.sums.max(initial=0))
-        gain = np.where(support >= 3, total**2 / count, 0.0)
+        support = self.classes[:, free] @ (self.sums[free] > 0.02 * self.sums.max(initial=0))
+        gain = np.where(support >= 3, total**2 / count - self.classes[:, free] @ self.undone[free], 0.0)
         i = int(np.argmax(gain))
         name = TOKEN_CLASSES[i]
         item: Item = {"kind": "class", "class": name}
@@ -228,7 +229,7 @@ class Fit:
         return np.where(self.here >= 0, self.s.lexicon.table[index][self.here], False)
 
     def _range(self, whole: _Choice, index: int, free: Bools) -> _Choice:
-        """The same class cut to the numbers that carry 96% of its activation, where that is better."""
+        """The same class cut to the numbers that carry all, or 96%, of its activation, where that is better."""
         member = free & (self.classes[index] > 0)
         number = self.s.lexicon.number[self.tokens]
         order = np.argsort(number[member])
@@ -236,19 +237,19 @@ class Fit:
         if len(values) < 3:
             return whole
         share = np.cumsum(sums) / sums.sum()
-        low, high = (
-            int(values[np.searchsorted(share, 0.02)]),
-            int(values[min(np.searchsorted(share, 0.98), len(values) - 1)]),
-        )
-        every = (self.s.lexicon.number >= low) & (self.s.lexicon.number <= high)
-        inside = free & (number >= low) & (number <= high)
-        taken = ~free & (number >= low) & (number <= high)
-        count = max(float(self.s.counts[every].sum() - self.counts[taken].sum()), 1.0)
-        total = float(self.sums[inside].sum())
-        if low == high or total**2 / count <= 1.02 * whole.gain:
-            return whole
-        hit = np.where(self.here >= 0, every[self.here], False)
-        return _Choice(total**2 / count, {"kind": "number", "low": low, "high": high}, total / count, hit, 1)
+        last = len(values) - 1
+        best = whole
+        for tail in (0.0, 0.02):
+            low = int(values[np.searchsorted(share, tail)])
+            high = int(values[min(int(np.searchsorted(share, 1 - tail)), last)])
+            every = (self.s.lexicon.number >= low) & (self.s.lexicon.number <= high)
+            within = (number >= low) & (number <= high)
+            count = max(float(self.s.counts[every].sum() - self.counts[~free & within].sum()), 1.0)
+            total = float(self.sums[free & within].sum())
+            if low < high and total**2 / count > 1.02 * best.gain:
+                hit = np.where(self.here >= 0, every[self.here], False)
+                best = _Choice(total**2 / count, {"kind": "number", "low": low, "high": high}, total / count, hit, 1)
+        return best
 
     # ------------------------------------------------------------------ contexts: sampled windows
 
@@ -280,7 +281,8 @@ class Fit:
     def _beside(self) -> _Choice | None:
         """Whatever stands right after (or before) one token."""
         found = []
-        for side, others in (("after", self.previous), ("before", self.next)):
+        sides = (("after", self.previous, self.s.previous), ("before", self.next, self.s.next))
+        for side, others, behind in sides:
             mass = self.w * self.y * (self.rank < 2)
             usable = (others != PAD) & self.mask
             if not usable.any():
@@ -289,9 +291,9 @@ class Fit:
             sums = np.bincount(inverse, mass[usable])
             for i in np.argsort(-(sums**2) / np.maximum(self.s.counts[tokens], 1))[:2]:
                 hit = others == tokens[i]
-                if len(np.unique(self.here[hit & (self.y > 0)])) < 4:
+                if len(np.unique(self.here[hit & (self.y > 0)])) < 3:
                     continue
-                near = max(float(self.s.counts[tokens[i]]) - float(self.w[hit & self.mask].sum()), 0.0)
+                near = (float((behind[self.silent] == tokens[i]).sum()) + _PSEUDO) * self.silent_weight
                 name = self.s.lexicon.vocabulary.name(int(tokens[i]))
                 key = "previous" if side == "after" else "next"
                 found.append(self._grouped(hit, 2, near, {"kind": side, key: [name]}))
@@ -302,25 +304,36 @@ class Fit:
         others, key, kind = (self.previous, "previous", "after") if side < 0 else (self.next, "next", "before")
         behind = self.s.flat_previous if side < 0 else self.s.flat_next
         found: list[_Choice] = []
-        for token in self.tokens[:_CONTEXT_TOKENS]:  # by activation mass
+        for place, token in enumerate(self.tokens[:_CONTEXT_TOKENS]):  # by activation mass
             at = (self.here == token) & self.mask & (self.rank < 4)
             if at.sum() < 3:
                 continue
-            neighbours, inverse = np.unique(others[at], return_inverse=True)
-            if len(neighbours) < 2:
-                continue
+            neighbours, inverse, often = np.unique(others[at], return_inverse=True, return_counts=True)
             residual = np.bincount(inverse, (self.w * (self.y - self.prediction))[at])
             size = np.bincount(inverse, self.w[at])
             i = int(np.argmax(residual**2 / np.maximum(size, 1e-9)))
-            if neighbours[i] == PAD or np.bincount(inverse)[i] < 3:
+            if neighbours[i] == PAD or often[i] < 3:
                 continue
             where = self.s.occurrences(int(token))
             where = where[self.silent[where // WINDOW]]
-            same = float((behind[where] == neighbours[i]).sum()) + _PSEUDO
-            v = self.s.lexicon.vocabulary
-            item = {"kind": kind, key: [v.name(int(neighbours[i]))], "token": v.name(int(token))}
-            found.append(self._grouped(at & (others == neighbours[i]), 4, same * self.silent_weight, item))
+            silent = (
+                np.asarray([(behind[where] == neighbours[i]).sum() + _PSEUDO, len(where) + _PSEUDO])
+                * self.silent_weight
+            )
+            names = (self.s.lexicon.vocabulary.name(int(t)) for t in (neighbours[i], token))
+            item = {"kind": kind, key: [next(names)], "token": next(names)}
+            found.append(self._shared(place, at, at & (others == neighbours[i]), silent, item))
         return max(found, key=lambda c: c.gain, default=None)
+
+    def _shared(self, place: int, at: Bools, hit: Bools, silent: Floats, item: Item) -> _Choice:
+        """The gain of an item for some occurrences of a token: their share from the sample, the token's totals exact."""
+        w, y, p = self.w[hit], self.y[hit], self.prediction[hit]
+        share = float((w * y).sum()) / max(float((self.w[at] * self.y[at]).sum()), 1e-12)
+        count = self.counts[place] * (float(w.sum()) + silent[0]) / (float(self.w[at].sum()) + silent[1])
+        total = self.sums[place] * share
+        mean, now = total / max(count, 1e-9), float((w * p).sum()) / max(float(w.sum()), 1e-12)
+        gain = (2 * mean * total - mean**2 * count) - (2 * now * total - now**2 * count)
+        return _Choice(gain, item, mean, hit, 4, count)
 
     def _topic(self) -> _Choice | None:
         """Any token of windows that show one of a few words: for features that colour a whole passage."""
@@ -359,16 +372,3 @@ class Fit:
     def _position(self) -> _Choice | None:
         silent = float(self.s.starts[self.silent].sum()) * self.silent_weight
         return self._grouped(self.previous == PAD, 0, silent, {"kind": "position", "place": "first"})
-
-
-def stems(vocabulary: Vocabulary) -> Ints:
-    """[V]: a number for the Snowball stem of each whole word of three letters and more, -1 for other tokens."""
-    import snowballstemmer
-
-    stemmer = snowballstemmer.stemmer("english")
-    numbers: dict[str, int] = {}
-    out = np.full(len(vocabulary), -1, np.int64)
-    for token, piece in enumerate(vocabulary.pieces):
-        if vocabulary.starts_word[token] and not vocabulary.special[token] and piece.isalpha() and len(piece) > 2:
-            out[token] = numbers.setdefault(stemmer.stemWord(piece.lower()), len(numbers))
-    return out

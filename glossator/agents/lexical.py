@@ -10,19 +10,27 @@ It is also the token-lookup baseline that explanations are compared with: one to
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from glossator.agents.fit import Fit, Item, Surroundings
+from glossator.agents.fit import Fit, Item
+from glossator.agents.surroundings import Surroundings
 from glossator.config import LexicalConfig
-from glossator.scorers.rule import Lexicon
+from glossator.scorers.rule import Lexicon, Rule, resolve
 from glossator.types import (
     MAX_STRENGTH,
+    WINDOW,
     Explanation,
     FeatureRecord,
     Floats,
     Ints,
     Windows,
 )
+
+_PRUNED_ON = 256  # silent windows
+_CONTEXTS = ("after", "before", "topic", "position")
+_WORTH = 0.25  # share of min_gain below which an item that was chosen is dropped again
 
 
 class LexicalExplainer:
@@ -45,7 +53,36 @@ class LexicalExplainer:
             fit.accept(best)
             items.append((best.item, best.mean))
             total += best.gain
-        return program(items), total / max(fit.energy, 1e-12)
+        return program(self._pruned(items, record)), total / max(fit.energy, 1e-12)
+
+    def _pruned(self, items: list[tuple[Item, float]], record: FeatureRecord) -> list[tuple[Item, float]]:
+        """Without the contexts that later items made superfluous, the least useful first.
+
+        Only contexts: what an item for tokens is worth is known from the whole split, better than from these windows.
+        """
+        sample, behind = record.exemplars["explain"], record.background["explain"]
+        silent = np.flatnonzero(~(behind.activations > 0).any(1))[:_PRUNED_ON]
+        weight = max(record.n_windows[0] - record.active("explain"), 0) / max(len(silent), 1)
+        while len(items) > 1:
+            fitted = program(items)
+            scale = max(mean for _, mean in items) / MAX_STRENGTH
+            rule = Rule(fitted, self.surroundings.lexicon)
+            found = [(w, rule.matches(w)) for w in (sample.windows, behind.windows.take(silent))]
+
+            def error(without: int | None, found: Any = found, scale: float = scale) -> float:
+                told, false = (scale * resolve(m, (len(w), WINDOW), without).astype(np.float64) for w, m in found)
+                missed = np.where(sample.windows.mask, (sample.activations - told) ** 2, 0).sum(1)
+                return float((sample.weight * missed).sum() + weight * (false**2).sum())
+
+            whole = error(None)
+            worth = [error(n) - whole if item["kind"] in _CONTEXTS else np.inf for n, (item, _) in enumerate(items)]
+            least = int(np.argmin(worth))
+            if worth[least] >= _WORTH * self.config.min_gain * float(
+                (sample.weight * (sample.activations**2).sum(1)).sum()
+            ):
+                break
+            items = items[:least] + items[least + 1 :]
+        return items
 
 
 def program(items: list[tuple[Item, float]]) -> Item:

@@ -19,8 +19,8 @@ from glossator.store.store import Store
 from glossator.types import FeatureRecord, Ints, Split, content_id
 
 if TYPE_CHECKING:
-    from glossator.harness.dictionary import SaeDictionary
-    from glossator.harness.subject import HFSubject
+    from glossator.harness.dictionary import Dictionary
+    from glossator.harness.subject import Subject
 
 Progress = Callable[[str, int, int], None]  # what, done, total
 Say = Callable[[str], None]
@@ -34,8 +34,15 @@ class Run:
     """`Run(store)`: raises StoreError where there is no harvest yet, FeatureError for a dictionary that it lacks."""
 
     def __init__(
-        self, store: Store, dictionary: str | None = None, progress: Progress = silent, say: Say = silent
+        self,
+        store: Store,
+        dictionary: str | None = None,
+        progress: Progress = silent,
+        say: Say = silent,
+        model: tuple[Subject, Dictionary] | None = None,
     ) -> None:
+        """`model`: subject and dictionary that are at hand already, or doubles; loaded when needed otherwise."""
+        self._model = model
         self.store, self.progress, self.say = store, progress, say
         self.dictionary = reading.the_dictionary(store, dictionary)
 
@@ -71,13 +78,15 @@ class Run:
         )
         return found
 
-    def model(self) -> tuple[HFSubject, SaeDictionary]:
+    def model(self) -> tuple[Subject, Dictionary]:
         """Load subject and dictionary again; they must be the ones that were harvested."""
         from glossator.harness.dictionary import SaeDictionary
         from glossator.harness.subject import HFSubject
 
+        if self._model is not None:
+            return self._model
         stored = self.identity["subject"]
-        subject = HFSubject(stored["path"], stored["hook"], context_size=stored["context_size"])
+        subject = HFSubject(stored["path"], stored["hook"], context_size=stored["context_size"], name=stored["model"])
         dictionary = SaeDictionary(self.identity["dictionary"]["source"])
         if (
             subject.identity()["weights"] != stored["weights"]

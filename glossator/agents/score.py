@@ -52,7 +52,7 @@ def score_all(run: Run, features: Sequence[int], config: ScoreConfig, run_id: st
         index = record.feature.index
         try:
             tried = [rules[order[j]].rule for j in others[position[index]]]
-            neighbour = rules.get(record.neighbour) if record.neighbour is not None else None
+            neighbour = next((rules[n] for n in record.neighbours if n in rules), None)
             one = _score_one(run, record, rules[index], tried, neighbour, config, run_id)
             who = (rules[index].explanation_id, rules[index].explainer)
             if outcomes.get(who[0]):

@@ -65,7 +65,9 @@ class _CutOff(Exception):
 class HFSubject:
     """A transformers model with a forward hook. Raises SubjectError where model or hook do not exist."""
 
-    def __init__(self, model: str | Path, hook: str, *, context_size: int = 256, device: str = "cpu") -> None:
+    def __init__(
+        self, model: str | Path, hook: str, *, context_size: int = 256, device: str = "cpu", name: str | None = None
+    ) -> None:
         from transformers import AutoConfig, AutoModel, AutoTokenizer
         from transformers.utils import logging
 
@@ -82,7 +84,8 @@ class HFSubject:
             raise SubjectError(
                 f"{model}: no such model folder or hub name ({str(error).splitlines()[0][:160]})"
             ) from error
-        self.name, self.hook, self.device = str(model), hook, device
+        self.name, self.hook, self.device = name or (Path(model).name if local else str(model)), hook, device
+        self.path = str(model)
         self._module = self._find(hook)
         self.context_size = min(context_size, int(getattr(config, "max_position_embeddings", context_size)))
         self.prefix, self.suffix = self._special_frame()
@@ -173,8 +176,8 @@ class HFSubject:
             digest.update(name.encode() + parameter.detach().flatten()[:64].float().cpu().numpy().tobytes())
         dtype = str(next(self._model.parameters()).dtype).removeprefix("torch.")
         return {
-            "model": Path(self.name).name if Path(self.name).exists() else self.name,
-            "path": self.name,
+            "model": self.name,
+            "path": self.path,
             "class": type(self._model).__name__,
             "hook": self.hook,
             "dtype": dtype,

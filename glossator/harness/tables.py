@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import platform
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
+from pydantic import BaseModel
 
+import glossator
 from glossator.config import HarvestConfig
 from glossator.harness.contexts import Corpus
 from glossator.harness.dictionary import Dictionary
@@ -58,6 +61,18 @@ def harvest_tables(
         _exemplars(dictionary.name, corpus, harvest.sample, "sample"),
     ]
     return tables | {"exemplar": pa.concat_tables(exemplars)}
+
+
+def manifest(subject: Subject, dictionary: Dictionary, *configs: BaseModel) -> dict[str, pa.Table]:
+    """What made this run, by key: versions, identities, configs with shapes and seeds."""
+    facts = {
+        "glossator": glossator.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "subject": json.dumps(subject.identity()),
+        "dictionary": json.dumps(dictionary.identity()),
+    } | {type(c).__name__: c.model_dump_json() for c in configs}
+    return {"manifest": pa.table({"key": list(facts), "value": list(facts.values())})}
 
 
 def _dictionary(subject: Subject, dictionary: Dictionary, check: LoadingCheck) -> pa.Table:

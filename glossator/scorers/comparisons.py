@@ -39,7 +39,7 @@ def partners(strata: Ints, per_feature: int, least: int, seed: int) -> list[Ints
 
 
 def permutation_p(value: Floats, strata: Ints, null: Sequence[Floats], least: int) -> tuple[Floats, Floats, Ints]:
-    """p, mean of the null, and its size, [n] each; p is NaN where a stratum pools fewer than `least` pairs."""
+    """p, the mean of the feature's own pairs, and the size of its stratum's pool, [n] each; p is NaN under `least` pairs."""
     p, mean, size = np.full(len(value), np.nan), np.full(len(value), np.nan), np.zeros(len(value), np.int64)
     for stratum in np.unique(strata):
         members = np.flatnonzero(strata == stratum)
@@ -49,7 +49,10 @@ def permutation_p(value: Floats, strata: Ints, null: Sequence[Floats], least: in
         if not len(pool):
             continue
         above = len(pool) - np.searchsorted(pool, value[members], side="left")
-        mean[members], size[members] = pool.mean(), len(pool)
+        size[members] = len(pool)
+        for i in members:
+            own = np.asarray(null[int(i)])[np.isfinite(null[int(i)])]
+            mean[i] = own.mean() if len(own) else np.nan
         if len(pool) >= least:
             p[members] = np.where(np.isfinite(value[members]), (1 + above) / (1 + len(pool)), np.nan)
     return p, mean, size

@@ -18,7 +18,7 @@ A rule costs nothing to run, so it can be scored on everything; its scores are a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,9 @@ _RANK = {
 }
 
 
+Match = tuple[Bools, int, int]
+
+
 class Lexicon:
     """What rules need of a vocabulary: token classes, numbers, spans. One for each subject, shared by all rules."""
 
@@ -71,18 +74,15 @@ class Rule:
 
     def strengths(self, windows: Windows) -> Ints:
         """[n, WINDOW] int8 in 0..10, 0 where there is no token."""
-        ids = windows.ids
-        shape = (len(windows), WINDOW)
-        best_rank = np.full(shape, -1, np.int8)
-        out = np.zeros(shape, np.int8)
+        return resolve(self.matches(windows), (len(windows), WINDOW))
+
+    def matches(self, windows: Windows) -> list[Match]:
+        """Each item's tokens [n, WINDOW], rank and strength."""
         spans = self._lexicon.spans.bits(windows) if any(_needs_spans(i) for i in self.items) else None
-        for item in self.items:
-            hit = self._matches(item, ids, windows, spans) & windows.mask
-            rank = _rank(item)
-            strength = np.int8(item["strength"])
-            wins = hit & ((rank > best_rank) | ((rank == best_rank) & (strength > out)))
-            best_rank[wins], out[wins] = rank, strength
-        return out
+        return [
+            (self._matches(item, windows.ids, windows, spans) & windows.mask, _rank(item), int(item["strength"]))
+            for item in self.items
+        ]
 
     def _matches(self, item: Mapping[str, Any], ids: Ints, windows: Windows, spans: Ints | None) -> Bools:
         here = ids[:, windows.scored]
@@ -130,6 +130,16 @@ class Rule:
         """`first`: the first token of a context."""
         before = shifted(ids, windows, -1)
         return np.asarray(before == PAD) if place == "first" else np.asarray(shifted(ids, windows, 1) == PAD)
+
+
+def resolve(matches: Sequence[Match], shape: tuple[int, int], without: int | None = None) -> Ints:
+    """[n, WINDOW] int8: of the items that match a token the most specific speaks, the stronger of equals; one may be left out."""
+    best_rank, out = np.full(shape, -1, np.int8), np.zeros(shape, np.int8)
+    for number, (hit, rank, strength) in enumerate(matches):
+        if number != without:
+            wins = hit & ((rank > best_rank) | ((rank == best_rank) & (strength > out)))
+            best_rank[wins], out[wins] = rank, strength
+    return out
 
 
 def shifted(ids: Ints, windows: Windows, by: int) -> Ints:

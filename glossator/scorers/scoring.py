@@ -80,7 +80,9 @@ class FeatureScorer:
             "simulation_near": near(self.scene, c.rule.strengths, prediction, draws, seed),
         }
         who = (c.explanation_id, c.explainer)
-        return [score_row(record, who, metric, e, self.run_id) for metric, e in found.items()], sums
+        quiet = "no silent background window on which the rule speaks"
+        notes = {"simulation_near": quiet if found["simulation_near"].n == 0 else None}
+        return [score_row(record, who, m, e, self.run_id, note=notes.get(m)) for m, e in found.items()], sums
 
     def lookup_row(self, name: str, prediction: Floats) -> tuple[ScoreRow, Floats]:
         """`simulation` of a baseline that has no explanation row: lookup-1, lookup-5, lookup-full."""

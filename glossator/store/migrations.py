@@ -59,7 +59,7 @@ FROM label ORDER BY dictionary, feature;
 
 CREATE OR REPLACE VIEW outcome AS
 SELECT experiment_id, dictionary, feature, count(*) AS carriers, avg(fires::INT) AS fired_share,
-       avg(fires::INT) > 0.5 AS fires, max(max_activation) AS max_activation
+       avg(fires::INT) > 0.5 AS fires, median(max_activation) AS max_activation
 FROM measurement GROUP BY ALL;
 
 CREATE OR REPLACE VIEW counterexamples AS
@@ -73,7 +73,7 @@ ORDER BY abs(p.p_fires - o.fires::INT) DESC, e.dictionary, e.feature;
 
 CREATE OR REPLACE VIEW scoreboard AS
 WITH scorable AS (SELECT count(*) AS n FROM feature WHERE status NOT IN ('dead', 'rare')),
-     scored AS (SELECT explainer, predictor, metric, count(value) AS n, count(*) - count(value) AS failed, avg(value) AS mean, median(value) AS median,
+     scored AS (SELECT explainer, predictor, metric, count(value) AS n, count(*) FILTER (value IS NULL AND note IS NULL) AS failed, avg(value) AS mean, median(value) AS median,
                        stddev_samp(value) AS sd, sum(value) AS total FROM score WHERE split = 'test' GROUP BY ALL),
      nulls AS (SELECT s.explainer, s.predictor, s.metric, avg(n.null_mean) AS null_mean FROM null_score n
                JOIN score s ON s.explanation_id = n.explanation_id AND s.metric = n.metric AND s.split = 'test'

@@ -163,7 +163,7 @@ def _batch_records(
             token_ids=token_ids[a:b],
             token_counts=counts[a:b],
             token_sums=sums[a:b],
-            neighbour=row["neighbours"][0] if row["neighbours"] else None,
+            neighbours=tuple(row["neighbours"]),
             exemplars=samples.get(index, {}),
             background=_Lazy(behind, index),
         )
