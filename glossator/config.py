@@ -64,7 +64,7 @@ class EditorConfig(_Config):
     texts: int = Field(default=12, ge=3)
     carriers: int = Field(default=3, ge=1)
     seed: int = 0
-    measure_batch: int = Field(default=256, ge=1)
+    in_flight: int = Field(default=384, ge=1)  # features that are probed at once, so that batches are full
 
 
 class ScoreConfig(_Config):

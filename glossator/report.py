@@ -214,12 +214,10 @@ def _figures(run: Run, features: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _key(series: dict[str, Floats]) -> list[tuple[str, str]]:
-    pools = len(np.unique(series["null"]))
     said = {
         "labels": "the labels.",
         "lookup": "lookup-1, the single token that explains most.",
-        "null": f"mismatched labels: the mean of each feature's pool ({pools:,} {'pool' if pools == 1 else 'pools'}, so the spread of single "
-        "mismatched labels is not in it).",
+        "null": "mismatched labels: for each feature the mean over labels of other features of like density.",
         "near": "mismatched labels: that of the nearest decoder direction, one for each feature.",
     }  # fmt: skip
     return [(name, text) for name, text in said.items() if len(series[name])]

@@ -71,8 +71,8 @@ def demo_figures(path: Path) -> RenderableType:
 
 def _unaccounted(path: Path) -> list[RenderableType]:
     """Features that no rule of the kinds tried accounts for: the work that is left to agents that read."""
-    where = f"(status = 'abstained' OR (simulation < {_NO_ACCOUNT} AND status IN ('labelled', 'dense')))"
-    n = query(path, f"SELECT count(*) AS n FROM labels WHERE {where}").to_pylist()[0]["n"]
+    where = f"(l.status = 'abstained' OR (l.simulation < {_NO_ACCOUNT} AND l.status IN ('labelled', 'dense')))"
+    n = query(path, f"SELECT count(*) AS n FROM labels l WHERE {where}").to_pylist()[0]["n"]
     some = query(
         path,
         f"SELECT l.feature, l.simulation, l.density, l.reason, f.top_tokens[1:6] AS tokens FROM labels l JOIN feature f USING (dictionary, feature) "

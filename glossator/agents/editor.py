@@ -15,6 +15,7 @@ and a draw. Edits run on the 32 tokens of a window without its margins: what a f
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -123,10 +124,12 @@ class Editor:
             turn(record, bases),
         ]
         edits += self._random(record, split, left)
+        affordable = []
         for edit in edits:
             if edit is not None and len(edit.texts) <= left:
                 left -= len(edit.texts)
-                await run.experiment(edit)
+                affordable.append(run.experiment(edit))
+        await asyncio.gather(*affordable)
         return self.config.texts - left
 
     # ------------------------------------------------------------------ edits
@@ -253,6 +256,7 @@ class _Run:
         experiment_id = content_id("experiment", str(feature), pool, edit.kind, edit.texts)
         if experiment_id in self.done:  # two random windows may hold the same words
             return self.done[experiment_id]
+        self.done[experiment_id] = False
         if experiment_id in self.known:
             return self._majority(self.known[experiment_id])
         windows = as_windows(editor.measurer.tokenize(edit.texts))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -47,15 +46,19 @@ async def probe_all(run: Run, features: Sequence[int], config: EditorConfig, run
             causal=subject.causal,
             run_id=run_id,
         )
-        done = 0
         run.progress("probe", 0, len(programs))
-        stream = iter(run.records(sorted(programs)))
-        while batch := list(islice(stream, config.measure_batch)):
-            for finished in asyncio.as_completed(
-                [_one(run, editor, record, *programs[record.feature.index], known, run_id) for record in batch]
-            ):
-                await finished
-                done += 1
+        working: set[asyncio.Task[None]] = set()
+        done = 0
+        for record in run.records(sorted(programs)):
+            working.add(asyncio.create_task(_one(run, editor, record, *programs[record.feature.index], known, run_id)))
+            full = len(working) >= config.in_flight
+            if full or len(working) + done == len(programs):
+                ready, working = await asyncio.wait(
+                    working, return_when=asyncio.FIRST_COMPLETED if full else asyncio.ALL_COMPLETED
+                )
+                done += len(ready)
+                for task in ready:
+                    task.result()
                 run.progress("probe", done, len(programs))
 
 

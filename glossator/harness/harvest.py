@@ -102,7 +102,7 @@ def loading_check(subject: Subject, dictionary: Dictionary, corpus: Corpus, conf
     stated = dictionary.identity().get("stated", {})
     return LoadingCheck(
         float((features > 0).sum(1).float().mean()),
-        1 - residual / float((acts - acts.mean(0)).square().sum()),
+        1 - residual / max(float((acts - acts.mean(0)).square().sum()), 1e-12),
         stated.get("l0"),
         stated.get("variance_explained"),
     )

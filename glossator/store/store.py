@@ -249,10 +249,15 @@ def _arrow(kind: type, rows: Sequence[Row]) -> pa.Table:
 
 def _refuse_other_files(path: str) -> None:
     """Before DuckDB looks: for some files of others it would fetch an extension."""
-    if path != ":memory:" and Path(path).is_file():
+    if path == ":memory:" or not Path(path).is_file():
+        return
+    try:
         with Path(path).open("rb") as file:
-            if file.read(12)[8:] != b"DUCK":
-                raise StoreError(f"{path}: is not a DuckDB file; name a run file of Glossator")
+            head = file.read(12)
+    except OSError:  # DuckDB will say why
+        return
+    if head[8:] != b"DUCK":
+        raise StoreError(f"{path}: is not a DuckDB file; name a run file of Glossator")
 
 
 def _opening(path: str, message: str) -> str:

@@ -114,9 +114,12 @@ def facts(corpus: Corpus) -> dict[tuple[str, int], tuple[int, str]]:
 
 
 def test_window_ids_and_splits_do_not_depend_on_the_order_of_reading(corpus: Corpus) -> None:
-    shuffled = documents(60)
+    found = documents(60)
+    copies = [Document(f"a copy of {d.name}", d.passages) for d in found if d.name < "doc 4"]  # one cluster with it
+    shuffled = [*found, *copies]
     random.Random(9).shuffle(shuffled)
-    assert facts(prepared(shuffled)) == facts(corpus)
+    assert facts(prepared(shuffled)) == facts(prepared([*found, *copies]))
+    assert facts(prepared(documents(60)[::-1])) == facts(corpus)
 
 
 def test_window_ids_and_splits_do_not_depend_on_the_other_documents(corpus: Corpus) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ from glossator.errors import DictionaryError
 from glossator.harness.dictionary import SaeDictionary, check_width
 from glossator.harness.harvest import loading_check
 from glossator.harness.planted_subject import PlantedDictionary, PlantedSubject
+from glossator.types import Document
 from tests.conftest import PLANTED_CONFIG
+from tests.harness.planted_runs import corpus_of
 
 
 def saved(path: Path, *, architecture: str = "standard", **changes: object) -> Path:
@@ -172,6 +175,13 @@ def test_the_loading_check_warns_of_a_dictionary_that_is_not_what_its_card_says(
     assert check.l0 == planted_subject.d_hook
     assert len(check.warnings) == 3
     assert "right hook" in check.warnings[0]
+
+
+def test_the_loading_check_survives_activations_that_do_not_vary() -> None:
+    subject = PlantedSubject(PlantedSubject().features[:5])  # none of them knows these words
+    texts = [" ".join(words) for words in product(("the", "that", "this", "lamp"), repeat=3)]
+    corpus = corpus_of([Document(text, (text,)) for text in texts], subject)
+    assert loading_check(subject, PlantedDictionary(5), corpus, PLANTED_CONFIG).variance_explained == 1.0
 
 
 @pytest.mark.real
