@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -81,7 +80,6 @@ class SubjectConfig(_Config):
     hook: str
     dictionary: str
     corpus: tuple[str, ...]
-    corpus_format: Literal["auto"] = "auto"
 
 
 DEMO_HOOK = "encoder.layer.4"
