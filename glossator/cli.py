@@ -27,6 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+_MOST_FEATURES = 10_000_000
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
 _WIDTH = 150  # of tables that go to a file or a pipe
 out = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
@@ -54,6 +55,8 @@ def parse_features(text: str | None) -> list[int] | None:
         low, _, high = part.strip().partition("-")
         if not low.isdigit() or (high and not high.isdigit()):
             raise UsageError(f"--features {text}: write indices such as 17, 0-999 or 3,5,8-12")
+        if int(high or low) > _MOST_FEATURES:
+            raise UsageError(f"--features {text}: no dictionary has {high or low} features")
         found += range(int(low), int(high or low) + 1)
     if not found:
         raise UsageError(f"--features {text}: an empty range; write the smaller index first")
@@ -99,8 +102,8 @@ def harvest(
         list[str],
         typer.Option(help="Text, JSONL, CSV, Parquet, a folder, hf:NAME, python-docs or themes; may be repeated."),
     ],
-    tokens: Annotated[int | None, typer.Option(help="Read no more than this many tokens.")] = None,
-    context_size: Annotated[int, typer.Option(help="Tokens in one forward pass.")] = 256,
+    tokens: Annotated[int | None, typer.Option(help="Read no more than this many tokens.", min=1)] = None,
+    context_size: Annotated[int, typer.Option(help="Tokens in one forward pass.", min=16)] = 256,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
 ) -> None:
     """Read a corpus through a model and a dictionary once, and keep what explaining needs."""
@@ -181,7 +184,7 @@ def sql(
 def search(
     path: RunFile,
     words: Annotated[str, typer.Argument(help="Words that a label should hold.")],
-    limit: int = 20,
+    limit: Annotated[int, typer.Option(help="How many labels to show.", min=1)] = 20,
 ) -> None:
     """Labels that hold the words, best simulation first."""
     from glossator.store.query import render, search_labels
@@ -206,7 +209,7 @@ def show(
 def inspect(
     path: RunFile,
     text: Annotated[str, typer.Option(help="Any text.")],
-    limit: Annotated[int, typer.Option(help="How many features to show.")] = 15,
+    limit: Annotated[int, typer.Option(help="How many features to show.", min=1)] = 15,
     dictionary: Which = None,
 ) -> None:
     """Which labelled features fire on a text, and on which tokens."""

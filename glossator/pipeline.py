@@ -43,12 +43,13 @@ def harvest(
     from glossator.harness.dictionary import SaeDictionary, check_width
     from glossator.harness.harvest import harvest as pass_over
     from glossator.harness.harvest import loading_check
-    from glossator.harness.subject import HFSubject
+    from glossator.harness.subject import HFSubject, check_device
     from glossator.harness.tables import harvest_tables, manifest
 
     with Store(path) as store:  # a run file that cannot be used is found out before the work
         if reading.dictionaries(store):
             raise StoreError(f"{path}: holds a harvest already; name another file")
+        check_device(config.device)
         subject = HFSubject(
             what.model, what.hook, name=what.model_name, context_size=corpus_config.context_size, device=config.device
         )
@@ -67,8 +68,8 @@ def harvest(
         found = pass_over(
             subject, dictionary, corpus, config, folder, lambda done, total: progress("harvest", done, total)
         )
-        store.put_tables(manifest(subject, dictionary, corpus_config, config))
-        store.put_tables(harvest_tables(subject, dictionary, corpus, list(what.corpus), found, check, config))
+        tables = harvest_tables(subject, dictionary, corpus, list(what.corpus), found, check, config)
+        store.put_tables(manifest(subject, dictionary, corpus_config, config) | tables)
         materialise_labels(store)
         shutil.rmtree(folder, ignore_errors=True)
 

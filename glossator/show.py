@@ -133,28 +133,28 @@ def experiments(run: Run, feature: int) -> RenderableType:
 
 
 def inspection(run: Run, text: str, limit: int) -> RenderableType:
-    """The features that fire on a text, strongest first by share of their maximum, with the tokens coloured."""
+    """The features that fire on a text, trusted labels first, by share of their maximum, with the tokens coloured."""
     from glossator.harness.measurer import Measurer
 
     subject, dictionary = run.model()
     ids, values = Measurer(subject, dictionary).measure_all(text)
     acts = values.numpy()
     rows = run.store.sql(
-        "SELECT feature, label, threshold, max_activation, status FROM label WHERE dictionary = ? ORDER BY feature",
+        "SELECT feature, label, threshold, max_activation, status, coalesce(trusted, false) FROM label WHERE dictionary = ? ORDER BY feature",
         [run.dictionary],
     )
     peak = acts.max(0)
     firing = [r for r in rows if peak[r[0]] > 0 and peak[r[0]] >= r[2]]
-    firing.sort(key=lambda r: -peak[r[0]] / max(r[3], 1e-9))
+    firing.sort(key=lambda r: (not r[5], -peak[r[0]] / max(r[3], 1e-9)))
     table = Table(
         show_edge=False,
         pad_edge=False,
-        title=f"{len(firing)} features fire on this text",
+        title=f"{len(firing)} features fire on this text; trusted labels first, by share of their maximum",
         title_justify="left",
     )
     for name in ("feature", "of max", "peak", "label", "where"):
         table.add_column(name, overflow="fold", no_wrap=name in ("feature", "of max", "peak"))
-    for feature, label, _, maximum, status in firing[:limit]:
+    for feature, label, _, maximum, status, _ in firing[:limit]:
         where = coloured(ids, acts[:, feature].tolist(), float(peak[feature]), run.lexicon.vocabulary)
         at = run.lexicon.vocabulary.name(ids[int(acts[:, feature].argmax())])
         table.add_row(str(feature), f"{peak[feature] / maximum:.0%}", Text(at), Text(label or f"({status})"), where)

@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from glossator.scorers.estimators import wilson
 from glossator.store.query import query
 
 _MIDDLE = "f.density BETWEEN 0.001 AND 0.03 AND f.active_windows[3] >= 50 AND f.status NOT IN ('dead', 'rare', 'dense')"
@@ -54,10 +55,11 @@ def demo_figures(path: Path) -> RenderableType:
         "SELECT median(adversarial) AS adversarial, count(adversarial) AS probed, count(*) FILTER (trusted) AS trusted, count(trusted) AS tested FROM labels",
     ).to_pylist()[0]
     if facts["probed"]:
+        share = wilson(facts["trusted"], facts["tested"])
         parts.append(
             Text(
                 f"adversarial (Brier skill over the base rate of each edit), median of {facts['probed']:,} features: {facts['adversarial']:.2f}; "
-                f"trusted: {facts['trusted']:,} of {facts['tested']:,}"
+                f"trusted: {facts['trusted']:,} of {facts['tested']:,} ({share.low:.0%} to {share.high:.0%})"
             )
         )
     parts += _unaccounted(path)

@@ -19,7 +19,7 @@ import asyncio
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -69,6 +69,14 @@ class Predicts(Protocol):
 
 
 @dataclass(frozen=True)
+class Known:
+    """What earlier runs left: experiments that were sealed, and the maxima of those that were measured as well."""
+
+    sealed: frozenset[str] = frozenset()
+    outcomes: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Edit:
     kind: str
     texts: tuple[str, ...]
@@ -106,10 +114,10 @@ class Editor:
         self,
         record: FeatureRecord,
         predictors: Sequence[Predicts],
-        known: Mapping[str, Sequence[float]],
+        known: Known,
         split: Split = "test",
     ) -> int:
-        """Run the pool of one feature; returns how many texts were measured. `known`: maxima of stored experiments."""
+        """Run the pool of one feature; returns how many texts were measured. `known`: what earlier runs stored."""
         bases = firing_windows(record, split, self.config.carriers)
         if not bases:
             return 0
@@ -242,7 +250,7 @@ class _Run:
         editor: Editor,
         record: FeatureRecord,
         predictors: Sequence[Predicts],
-        known: Mapping[str, Sequence[float]],
+        known: Known,
         split: Split,
     ) -> None:
         self.editor, self.record, self.predictors = editor, record, predictors
@@ -252,13 +260,15 @@ class _Run:
     async def experiment(self, edit: Edit) -> bool:
         """Whether most carriers fired. The store has the predictions before the subject reads a word."""
         feature, editor = self.record.feature, self.editor
-        pool = f"{self.split}:{editor.config.seed}"
+        frozen = content_id(sorted(p.explanation_id for p in self.predictors))  # another label gets a pool of its own
+        pool = f"{self.split}:{editor.config.seed}:{frozen}"
         experiment_id = content_id("experiment", str(feature), pool, edit.kind, edit.texts)
         if experiment_id in self.done:  # two random windows may hold the same words
             return self.done[experiment_id]
         self.done[experiment_id] = False
-        if experiment_id in self.known:
-            return self._majority(self.known[experiment_id])
+        if experiment_id in self.known.outcomes:
+            self.done[experiment_id] = self._majority(self.known.outcomes[experiment_id])
+            return self.done[experiment_id]
         windows = as_windows(editor.measurer.tokenize(edit.texts))
         rows: list[Row] = [
             ExperimentRow(
@@ -268,7 +278,7 @@ class _Run:
         ]  # fmt: skip
         for predictor in self.predictors:
             told = predictor.predict(windows)
-            p = float(np.mean([one.p_fires for one in told]))
+            p = p_majority([one.p_fires for one in told])
             rows.append(
                 PredictionRow(
                     experiment_id,
@@ -279,23 +289,37 @@ class _Run:
                     time.time(),
                 )
             )
-        await editor.store.put(*rows)
+        if experiment_id not in self.known.sealed:  # else a stop came between the prediction and the measurement
+            await editor.store.put(*rows)
         measured = await editor.measurer.measure([(text, feature) for text in edit.texts])
         now, threshold = time.time(), self.record.threshold
         await editor.store.put(
             *(
                 MeasurementRow(
-                    experiment_id, feature.dictionary, feature.index, number, text, list(m.tokens), list(m.values), m.maximum,
-                    m.maximum >= threshold, now,
+                    experiment_id, feature.dictionary, feature.index, number, text, list(m.tokens), list(m.values), _peak(m),
+                    _peak(m) >= threshold, now,
                 )
                 for number, (text, m) in enumerate(zip(edit.texts, measured, strict=True))
             )
         )  # fmt: skip
-        self.done[experiment_id] = self._majority([m.maximum for m in measured])
+        self.done[experiment_id] = self._majority([_peak(m) for m in measured])
         return self.done[experiment_id]
 
     def _majority(self, maxima: Sequence[float]) -> bool:
         return float(np.mean([m >= self.record.threshold for m in maxima])) > 0.5
+
+
+def _peak(measured: Activations) -> float:
+    """The highest activation among the tokens that predictions are about."""
+    return max(measured.values[:WINDOW], default=0.0)
+
+
+def p_majority(each: Sequence[float]) -> float:
+    """The probability that more than half of the carriers fire, if they fire independently with these probabilities."""
+    fired = np.ones(1)
+    for p in each:
+        fired = np.convolve(fired, [1 - p, p])
+    return float(fired[len(each) // 2 + 1 :].sum())
 
 
 def firing_windows(record: FeatureRecord, split: Split, size: int) -> list[_Base]:
@@ -331,6 +355,6 @@ def as_windows(texts: Sequence[Sequence[int]]) -> Windows:
     """Measured texts as windows without margins, cut to the scored width; longer ones keep their first tokens."""
     ids = np.full((len(texts), 2 * MARGIN + WINDOW), PAD, np.int32)
     for row, tokens in enumerate(texts):
-        kept = tokens[: MARGIN + WINDOW]
+        kept = tokens[:WINDOW]
         ids[row, MARGIN : MARGIN + len(kept)] = kept
     return Windows(ids, np.arange(len(texts), dtype=np.int32), MARGIN, np.full(len(texts), -1, np.int64))

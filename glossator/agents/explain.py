@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -36,9 +37,22 @@ def explain_all(run: Run, features: Sequence[int], config: LexicalConfig, run_id
         except Exception as error:  # noqa: BLE001  one feature's failure is a row, not the end of the night
             waiting += failure_rows(record, "explain", error, run_id)
         if done % _GROUP == 0 or done == len(features):
-            run.store.put_now(*waiting)
+            _write(run, waiting)
             waiting = []
             run.progress("explain", done, len(features))
+
+
+def _write(run: Run, rows: Sequence[Row]) -> None:
+    """An explanation that was found before is not kept twice, nor its score on `select`."""
+    ids = [row.explanation_id for row in rows if isinstance(row, ExplanationRow)]
+
+    def forget(connection: Any) -> None:
+        for table, which in (("explanation", ""), ("score", "AND split = 'select'")):
+            connection.execute(
+                f"DELETE FROM {table} WHERE explanation_id IN (SELECT unnest(?::VARCHAR[])) {which}", [ids]
+            )
+
+    run.store.replace_now(forget, rows)
 
 
 def failure_rows(record: FeatureRecord, stage: str, error: BaseException, run_id: str) -> list[Row]:

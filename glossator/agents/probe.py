@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from glossator.agents.editor import Editor
+from glossator.agents.editor import Editor, Known
 from glossator.agents.explain import failure_rows
 from glossator.agents.run import Run
 from glossator.config import EditorConfig
@@ -68,7 +68,7 @@ async def _one(
     record: FeatureRecord,
     explanation_id: str,
     program: Any,
-    known: Any,
+    known: Known,
     run_id: str,
 ) -> None:
     f = record.feature
@@ -100,11 +100,13 @@ def labelled_programs(run: Run, features: Sequence[int]) -> dict[int, tuple[str,
     return {feature: (explanation_id, json.loads(program)) for feature, explanation_id, program in rows}
 
 
-def known_outcomes(run: Run, features: Sequence[int]) -> dict[str, list[float]]:
-    """Experiments that were measured before the last stop: they are not run again."""
+def known_outcomes(run: Run, features: Sequence[int]) -> Known:
+    """Experiments of before the last stop: the sealed are not sealed again, the measured not measured again."""
+    chosen = [run.dictionary, list(features)]
+    where = "dictionary = ? AND feature IN (SELECT unnest(?::INTEGER[]))"
+    sealed = run.store.sql(f"SELECT experiment_id FROM experiment WHERE {where}", chosen)
     rows = run.store.sql(
-        "SELECT experiment_id, list(max_activation ORDER BY carrier) FROM measurement WHERE dictionary = ? "
-        "AND feature IN (SELECT unnest(?::INTEGER[])) GROUP BY ALL",
-        [run.dictionary, list(features)],
+        f"SELECT experiment_id, list(max_activation ORDER BY carrier) FROM measurement WHERE {where} GROUP BY ALL",
+        chosen,
     )
-    return {experiment_id: list(maxima) for experiment_id, maxima in rows}
+    return Known(frozenset(i for (i,) in sealed), {i: list(maxima) for i, maxima in rows})

@@ -1,13 +1,15 @@
 """The score stage: every label on `test`, with its baselines and nulls; written in one piece when all is known.
 
-The families of the corrections are the features of this call, one family for each comparison: they are fixed before it.
+The families of the corrections are all scored features of the dictionary, one family for each comparison.
+Where few features are scored, other features of their density strata lend mismatched pairs, so that a p-value means the
+same whether one feature is scored or all are.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +22,7 @@ from glossator.scorers.adversarial import Outcome, adversarial, base_rates
 from glossator.scorers.comparisons import benjamini_hochberg, density_strata, partners, permutation_p
 from glossator.scorers.rule import Rule
 from glossator.scorers.scoring import Candidate, FeatureScorer, finite, score_row
-from glossator.types import FeatureRecord, Floats, NullScoreRow, Row, ScoreRow, StatusRow
+from glossator.types import FeatureRecord, Floats, NullScoreRow, Row, ScoreRow, StatusRow, content_id
 
 
 @dataclass
@@ -42,18 +44,39 @@ def score_all(run: Run, features: Sequence[int], config: ScoreConfig, run_id: st
     order = sorted(rules)
     density = dict(run.store.sql("SELECT feature, density FROM feature WHERE dictionary = ?", [run.dictionary]))
     strata = density_strata(np.asarray([density[f] for f in order]))
-    others = partners(strata, config.permutations, config.min_null, config.seed)
-    outcomes = _outcomes(run)
+    tried = partners(strata, config.permutations, config.min_null, config.seed)
+    nulls = {f: [rules[order[j]].rule for j in others] for f, others in zip(order, tried, strict=True)}
+    stratum = dict(zip(order, strata.tolist(), strict=True))
+    found = _score(run, todo, rules, nulls, config, run_id, rows)
+    lent = {}
+    for record in run.records(_lenders(list(found), stratum, nulls, config)):
+        scorer = FeatureScorer(record, config, run_id)
+        lent[record.feature.index] = np.asarray(scorer.null_values([r.strengths for r in nulls[record.feature.index]]))
+    rows += _comparisons(run, found, lent, rules, stratum, config, run_id)
+    for index, one in found.items():
+        rows += [*one.rows, StatusRow(run.dictionary, index, "score", "done", None, run_id)]
+    _replace(run, todo, rows)
+
+
+def _score(
+    run: Run,
+    todo: Sequence[int],
+    rules: dict[int, Candidate],
+    nulls: dict[int, list[Rule]],
+    config: ScoreConfig,
+    run_id: str,
+    rows: list[Row],
+) -> dict[int, _Found]:
+    """Scores of the features of this call; failures go to `rows`."""
+    outcomes = _outcomes(run, {c.explanation_id for c in rules.values()})
     rates = base_rates([o for mine in outcomes.values() for o in mine])
     found: dict[int, _Found] = {}
     run.progress("score", 0, len(todo))
-    position = {f: i for i, f in enumerate(order)}
     for done, record in enumerate(run.records(todo), 1):
         index = record.feature.index
         try:
-            tried = [rules[order[j]].rule for j in others[position[index]]]
             neighbour = next((rules[n] for n in record.neighbours if n in rules), None)
-            one = _score_one(run, record, rules[index], tried, neighbour, config, run_id)
+            one = _score_one(run, record, rules[index], nulls[index], neighbour, config, run_id)
             who = (rules[index].explanation_id, rules[index].explainer)
             if outcomes.get(who[0]):
                 one.rows.append(score_row(record, who, "adversarial", adversarial(outcomes[who[0]], rates), run_id))
@@ -62,10 +85,24 @@ def score_all(run: Run, features: Sequence[int], config: ScoreConfig, run_id: st
             rows += failure_rows(record, "score", error, run_id)
         if done % 16 == 0 or done == len(todo):
             run.progress("score", done, len(todo))
-    rows += _comparisons(run, found, rules, {f: int(strata[position[f]]) for f in found}, config, run_id)
-    for index, one in found.items():
-        rows += [*one.rows, StatusRow(run.dictionary, index, "score", "done", None, run_id)]
-    _replace(run, todo, rows)
+    return found
+
+
+def _lenders(
+    scored: Sequence[int], stratum: dict[int, int], nulls: dict[int, list[Rule]], config: ScoreConfig
+) -> list[int]:
+    """Other features of the same strata whose mismatched pairs fill the pools to `min_null`."""
+    lenders: list[int] = []
+    for group in sorted({stratum[f] for f in scored}):
+        lacking = config.min_null - sum(len(nulls[f]) for f in scored if stratum[f] == group)
+        for other in sorted(
+            (f for f in stratum if stratum[f] == group and f not in set(scored)), key=lambda f: content_id(f)
+        ):
+            if lacking <= 0:
+                break
+            lenders.append(other)
+            lacking -= len(nulls[other])
+    return lenders
 
 
 def _rules(run: Run) -> dict[int, Candidate]:
@@ -80,8 +117,8 @@ def _rules(run: Run) -> dict[int, Candidate]:
     return {f: Candidate(i, names[i], Rule(program, run.lexicon)) for f, (i, program) in programs.items()}
 
 
-def _outcomes(run: Run) -> dict[str, list[Outcome]]:
-    """Sealed predictions with what came of them, by explanation."""
+def _outcomes(run: Run, explanations: set[str]) -> dict[str, list[Outcome]]:
+    """Sealed predictions with what came of them, by explanation; of labels alone, so that a feature is not its own rival."""
     rows = run.store.sql(
         "SELECT p.explanation_id, e.feature, e.kind, p.p_fires, o.fires FROM prediction p JOIN experiment e USING (experiment_id) "
         "JOIN outcome o USING (experiment_id) WHERE e.dictionary = ? AND e.split = 'test' AND p.predictor = 'rule' ORDER BY ALL",
@@ -89,6 +126,8 @@ def _outcomes(run: Run) -> dict[str, list[Outcome]]:
     )
     found: dict[str, list[Outcome]] = {}
     for explanation_id, feature, kind, p, fires in rows:
+        if explanation_id not in explanations:
+            continue
         found.setdefault(explanation_id, []).append(Outcome(feature, kind, p, fires))
     return found
 
@@ -125,38 +164,52 @@ def _score_one(
 def _comparisons(
     run: Run,
     found: dict[int, _Found],
+    lent: dict[int, Floats],
     rules: dict[int, Candidate],
-    strata: dict[int, int],
+    stratum: dict[int, int],
     config: ScoreConfig,
     run_id: str,
 ) -> list[Row]:
-    """Null rows with p and q values over all features of this call."""
+    """Null rows with their p-values; q-values come when all are stored."""
     order = sorted(found)
-    value = np.asarray([found[f].value for f in order])
-    p, mean, size = permutation_p(
-        value, np.asarray([strata[f] for f in order]), [found[f].permuted for f in order], config.min_null
-    )
-    q = benjamini_hochberg(p)
+    pooled = order + sorted(lent)
+    value = np.asarray([found[f].value if f in found else np.nan for f in pooled])
+    drawn = [found[f].permuted if f in found else lent[f] for f in pooled]
+    p, mean, size = permutation_p(value, np.asarray([stratum[f] for f in pooled]), drawn, config.min_null)
     rows: list[Row] = [
         NullScoreRow(
             rules[f].explanation_id, run.dictionary, f, "simulation", "permuted", finite(float(mean[i])), finite(float(p[i])),
-            finite(float(q[i])), finite(float(value[i] - mean[i])), None, None, int(size[i]), run_id,
+            None, finite(float(value[i] - mean[i])), None, None, int(size[i]), run_id,
         )
         for i, f in enumerate(order)
     ]  # fmt: skip
     beside = [row for f in order for row in found[f].nulls]
-    tested = [row for row in beside if row.comparison == "neighbour"]
-    corrected = benjamini_hochberg(np.asarray([np.nan if row.p_value is None else row.p_value for row in tested]))
-    rows += [replace(row, q_value=finite(float(x))) for row, x in zip(tested, corrected, strict=True)]
-    return rows + [row for row in beside if row.comparison != "neighbour"]
+    return rows + beside
 
 
 def _replace(run: Run, features: Sequence[int], rows: Sequence[Row]) -> None:
-    """New scores take the place of old ones of the same features on `test`."""
-    ids = json.dumps(list(features))
-    for table, extra in (("score", "AND split = 'test'"), ("null_score", "")):
-        run.store.execute(
-            f"DELETE FROM {table} WHERE dictionary = ? AND feature IN (SELECT unnest(?::JSON::INTEGER[])) {extra}",
-            [run.dictionary, ids],
-        )
-    run.store.put_now(*rows)
+    """New scores take the place of old ones of the same features on `test`; q-values are over all features, old and new."""
+    chosen = [run.dictionary, list(features)]
+
+    def forget(connection: Any) -> None:
+        for table, which in (("score", "AND split = 'test'"), ("null_score", "")):
+            connection.execute(
+                f"DELETE FROM {table} WHERE dictionary = ? AND feature IN (SELECT unnest(?::INTEGER[])) {which}", chosen
+            )
+
+    def correct(connection: Any) -> None:
+        for comparison in ("permuted", "neighbour"):
+            found = connection.execute(
+                "SELECT explanation_id, p_value FROM null_score WHERE dictionary = ? AND comparison = ? AND p_value IS NOT NULL ORDER BY ALL",
+                [run.dictionary, comparison],
+            ).fetchall()
+            if not found:
+                continue
+            q = benjamini_hochberg(np.asarray([p for _, p in found]))
+            connection.execute(
+                "UPDATE null_score SET q_value = u.q FROM (SELECT unnest(?::VARCHAR[]) AS id, unnest(?::DOUBLE[]) AS q) u "
+                "WHERE null_score.explanation_id = u.id AND null_score.comparison = ?",
+                [[i for i, _ in found], q.tolist(), comparison],
+            )
+
+    run.store.replace_now(forget, rows, correct)

@@ -15,8 +15,8 @@ from glossator.scorers.patterns import CLASSES
 from glossator.types import PAD, FeatureRecord, Vocabulary
 
 _STRONG = 4
-_NAMED, _NAMED_WEAK, _NAMED_NOT = 5, 3, 2
-_WORDS_NAMED = 4
+_NAMED, _NAMED_WEAK, _NAMED_NOT = 4, 2, 2
+_WORDS_NAMED = 3
 _PART = 0.5  # a piece is shown inside a word if that share of its activation lies in longer words
 
 
@@ -109,7 +109,7 @@ class _Speaker:
                 words = [f'"{self._bare(word)}"' for word in item["words"]]
                 return f"passages that mention {' or '.join([', '.join(words[:-1]), words[-1]] if len(words) > 1 else words)}"
             case _:
-                return "the first token of a text" if item["place"] == "first" else "the last token of a text"
+                return "the first token of a context" if item["place"] == "first" else "the last token of a context"
 
     def _sort(self, names: Sequence[str]) -> str:
         if all(name.startswith("##") for name in names):

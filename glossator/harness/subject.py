@@ -213,6 +213,14 @@ def _vocabulary(tokenizer: Any) -> Vocabulary:
     return Vocabulary.build(pieces, starts, [t in special for t in range(size)])
 
 
+def check_device(device: str) -> None:
+    """Raise SubjectError for a device that this machine or this build of torch lacks."""
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise SubjectError(f"--device {device}: not to be had here ({str(error).splitlines()[0][:120]})") from error
+
+
 def bucket_widths(context_size: int) -> tuple[int, ...]:
     """The widths that a forward pass may have, up to the context: finer where most windows and edits lie."""
     widths = [w for w in (16, 24, 32, 40, 48, 64, 96, 128, 192, 256, 512, 1024, 2048, 4096) if w < context_size]

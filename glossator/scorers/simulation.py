@@ -58,8 +58,9 @@ class Scene:
 def scene(record: FeatureRecord, split: Split) -> Scene:
     """Active windows, and as many background windows starting at a place that depends on the feature."""
     active, pool = record.exemplars[split], record.background[split]
-    n = len(pool.windows)
-    index = (np.arange(min(len(active.windows), n)) + record.feature.index * 131) % max(n, 1)
+    other = np.flatnonzero(~np.isin(pool.windows.window_id, active.windows.window_id))  # no window counts twice
+    n = len(other)
+    index = other[(np.arange(min(len(active.windows), n)) + record.feature.index * 131) % max(n, 1)]
     return Scene(active, take(pool, index), pool)
 
 

@@ -6,6 +6,7 @@ their `select` scores decide; predictors are never compared with one another, so
 
 from __future__ import annotations
 
+from glossator.store.migrations import VIEWS
 from glossator.store.store import Store
 
 _MATERIALISE = """
@@ -33,11 +34,10 @@ broken AS (SELECT dictionary, feature, arg_max(stage || ': ' || error || ': ' ||
 SELECT f.dictionary, f.feature, c.text AS label, c.explainer, coalesce(s.predictor, c.predictor) AS predictor, c.model, f.density,
        f.max_activation, f.threshold, s.simulation, s.simulation_within, s.detection, s.adversarial, n.p_vs_permuted, n.p_vs_neighbour,
        n.lift AS lift_over_lexical,
-       CASE WHEN s.simulation IS NULL OR n.explanation_id IS NULL THEN NULL
-            ELSE coalesce(n.q_permuted < {q} AND n.q_neighbour < {q} AND n.lift_low > 0, false) END AS trusted,
+       n.q_permuted < {q} AND n.q_neighbour < {q} AND n.lift_low > 0 AS trusted,
        CASE WHEN f.status IN ('dead', 'rare', 'dense') THEN f.status WHEN c.abstained THEN 'abstained' WHEN c.text IS NOT NULL THEN 'labelled'
             WHEN b.message IS NOT NULL THEN 'failed' ELSE f.status END AS status,
-       coalesce(f.reason, c.reason, CASE WHEN c.text IS NULL THEN b.message END) AS reason, c.explanation_id
+       coalesce(f.reason, c.reason, CASE WHEN c.text IS NULL OR s.simulation IS NULL THEN b.message END) AS reason, c.explanation_id
 FROM feature f
 LEFT JOIN chosen c USING (dictionary, feature)
 LEFT JOIN scores s ON s.explanation_id = c.explanation_id
@@ -50,6 +50,4 @@ ORDER BY f.dictionary, f.feature
 def materialise_labels(store: Store, q: float = 0.05) -> None:
     """Write the table that the view `labels` shows. `q`: the false discovery rate below which a label is trusted."""
     store.execute(_MATERIALISE.format(q=float(q)))
-    from glossator.store.migrations import VIEWS
-
     store.execute(VIEWS)

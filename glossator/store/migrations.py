@@ -73,20 +73,23 @@ ORDER BY abs(p.p_fires - o.fires::INT) DESC, e.dictionary, e.feature;
 
 CREATE OR REPLACE VIEW scoreboard AS
 WITH scorable AS (SELECT count(*) AS n FROM feature WHERE status NOT IN ('dead', 'rare')),
+     broken AS (SELECT count(*) AS n FROM (SELECT arg_max(status, rowid) AS status FROM stage WHERE stage = 'score' GROUP BY dictionary, feature)
+                WHERE status = 'failed'),
      scored AS (SELECT explainer, predictor, metric, count(value) AS n, count(*) FILTER (value IS NULL AND note IS NULL) AS failed, avg(value) AS mean, median(value) AS median,
                        stddev_samp(value) AS sd, sum(value) AS total FROM score WHERE split = 'test' GROUP BY ALL),
      nulls AS (SELECT s.explainer, s.predictor, s.metric, avg(n.null_mean) AS null_mean FROM null_score n
                JOIN score s ON s.explanation_id = n.explanation_id AND s.metric = n.metric AND s.split = 'test'
                WHERE n.comparison = 'permuted' GROUP BY ALL)
-SELECT explainer, predictor, metric, scored.n, mean, total / nullif(scored.n + failed, 0) AS mean_with_failures, median,
+SELECT explainer, predictor, metric, scored.n, mean, total / nullif(scored.n + failed + broken.n, 0) AS mean_with_failures, median,
        mean - 1.96 * sd / sqrt(scored.n) AS low, mean + 1.96 * sd / sqrt(scored.n) AS high, null_mean, scored.n / nullif(scorable.n, 0) AS coverage
-FROM scored CROSS JOIN scorable LEFT JOIN nulls USING (explainer, predictor, metric)
+FROM scored CROSS JOIN scorable CROSS JOIN broken LEFT JOIN nulls USING (explainer, predictor, metric)
 ORDER BY metric, explainer, predictor;
 
 CREATE OR REPLACE VIEW coverage AS
 WITH todo AS (SELECT count(*) AS n FROM feature WHERE status <> 'dead'),
      stages AS (SELECT unnest(['explain', 'probe', 'score']) AS stage),
-     latest AS (SELECT dictionary, feature, stage, arg_max(status, rowid) AS status FROM stage GROUP BY ALL)
+     latest AS (SELECT s.dictionary, s.feature, s.stage, arg_max(s.status, s.rowid) AS status FROM stage s
+                JOIN feature f ON f.dictionary = s.dictionary AND f.feature = s.feature AND f.status <> 'dead' GROUP BY ALL)
 SELECT stages.stage, count(*) FILTER (latest.status = 'done') AS done, count(*) FILTER (latest.status = 'failed') AS failed,
        count(*) FILTER (latest.status = 'abstained') AS abstained, any_value(todo.n) - count(latest.status) AS waiting
 FROM stages CROSS JOIN todo LEFT JOIN latest USING (stage)

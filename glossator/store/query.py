@@ -17,6 +17,7 @@ from glossator.store.migrations import MIGRATIONS
 
 FORMATS = ("table", "csv", "json")
 _WIDEST = 90
+_READABLE = 24
 
 
 def query(path: Path, text: str, parameters: list[object] | None = None) -> pa.Table:
@@ -37,6 +38,8 @@ def query(path: Path, text: str, parameters: list[object] | None = None) -> pa.T
     with connection:
         _check(connection, path)
         try:
+            if len(connection.extract_statements(text)) != 1:
+                raise UsageError("sql: give one statement at a time")
             return connection.execute(text, parameters or []).to_arrow_table()
         except duckdb.Error as error:
             raise UsageError("sql: " + " ".join(str(error).split())[:400]) from error
@@ -84,6 +87,9 @@ def render(table: pa.Table, output: str, console: Console) -> None:
         for row in table.to_pylist():
             sys.stdout.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
         return
+    if _width(table) > console.width:
+        _records(table, console)
+        return
     shown = Table(show_edge=False, pad_edge=False)
     for name in table.column_names:
         kind = table.schema.field(name).type
@@ -94,6 +100,27 @@ def render(table: pa.Table, output: str, console: Console) -> None:
     for row in table.to_pylist():
         shown.add_row(*(_cell(value) for value in row.values()))
     console.print(shown)
+    console.print(f"{table.num_rows} rows", style="dim")
+
+
+def _width(table: pa.Table) -> int:
+    """Characters that a row needs at the least: names and numbers whole, text at a readable width."""
+    widths = []
+    for name in table.column_names:
+        cells = [len(_cell(value)) for value in table[name].to_pylist()]
+        widths.append(max(len(name), min(max(cells, default=0), _READABLE)))
+    return sum(widths) + 3 * len(widths)
+
+
+def _records(table: pa.Table, console: Console) -> None:
+    """A wide result, one column a line."""
+    from rich.text import Text
+
+    widest = max(len(name) for name in table.column_names)
+    for number, row in enumerate(table.to_pylist(), 1):
+        console.print(f"row {number}", style="bold")
+        for name, value in row.items():
+            console.print(Text(f"  {name:<{widest}}  "), Text.from_markup(_cell(value)), sep="")
     console.print(f"{table.num_rows} rows", style="dim")
 
 

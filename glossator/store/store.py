@@ -11,7 +11,7 @@ import asyncio
 import dataclasses
 import queue
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,7 +53,23 @@ _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "threads": 2,
 }
 
-_Job = tuple[Sequence[Row] | Mapping[str, pa.Table], "Future[None]"]
+_Step = Callable[[duckdb.DuckDBPyConnection], object]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Replacement:
+    """Rows that take the place of others: `before` deletes, `after` amends, all in the transaction of the rows."""
+
+    before: _Step
+    rows: Sequence[Row]
+    after: _Step
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+_What = Sequence[Row] | Mapping[str, pa.Table] | _Replacement
+_Job = tuple[_What, "Future[None]"]
 
 
 class Store:
@@ -100,7 +116,11 @@ class Store:
         """Append whole Arrow tables, all in one transaction."""
         self._submit(tables).result()
 
-    def _submit(self, what: Sequence[Row] | Mapping[str, pa.Table]) -> Future[None]:
+    def replace_now(self, before: _Step, rows: Sequence[Row], after: _Step = lambda connection: None) -> None:
+        """Delete with `before`, write rows, amend with `after`: one transaction, so that a kill leaves the old or the new."""
+        self._submit(_Replacement(before, rows, after)).result()
+
+    def _submit(self, what: _What) -> Future[None]:
         if self._closed:
             raise StoreError(f"{self.path}: the store is closed")
         future: Future[None] = Future()
@@ -142,14 +162,14 @@ class Store:
         for _, future in group:
             future.set_result(None)
 
-    def _transaction(self, batch: Sequence[Sequence[Row] | Mapping[str, pa.Table]]) -> None:
+    def _transaction(self, batch: Sequence[_What]) -> None:
         rows: dict[type, list[Row]] = {}
         tables: list[tuple[str, pa.Table]] = []
         for what in batch:
             if isinstance(what, Mapping):
                 tables += what.items()
             else:
-                for row in what:
+                for row in what.rows if isinstance(what, _Replacement) else what:
                     rows.setdefault(type(row), []).append(row)
         for row in rows.get(MeasurementRow, []):
             if isinstance(row, MeasurementRow) and row.experiment_id not in self._sealed:
@@ -159,8 +179,13 @@ class Store:
         tables += [(_TABLES[kind], _arrow(kind, members)) for kind, members in rows.items()]
         self._connection.execute("BEGIN")
         try:
+            replaced = [what for what in batch if isinstance(what, _Replacement)]
+            for what in replaced:
+                what.before(self._connection)
             for name, table in tables:
                 self._insert(name, table)
+            for what in replaced:
+                what.after(self._connection)
             self._connection.execute("COMMIT")
         except BaseException:
             self._connection.execute("ROLLBACK")

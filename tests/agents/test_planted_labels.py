@@ -46,7 +46,7 @@ def label(run: Run, feature: int) -> dict[str, object]:
         ("century", ["years from 19"], 0.95),
         ("river-bank", ['"bank" after "river"'], 0.99),
         ("bear", ['"bear"'], 0.95),
-        ("first", ["first token of a text"], 0.95),
+        ("first", ["first token of a context"], 0.95),
         ("wet", ['"flood"', '"rain"'], 0.99),
         ("-ing", ["ing"], 0.95),
         ("guitar-or-very", ['"guitar"'], 0.9),
