@@ -48,18 +48,22 @@ async def probe_all(run: Run, features: Sequence[int], config: EditorConfig, run
         )
         run.progress("probe", 0, len(programs))
         working: set[asyncio.Task[None]] = set()
-        done = 0
-        for record in run.records(sorted(programs)):
+        for started, record in enumerate(run.records(sorted(programs)), 1):
             working.add(asyncio.create_task(_one(run, editor, record, *programs[record.feature.index], known, run_id)))
-            full = len(working) >= config.in_flight
-            if full or len(working) + done == len(programs):
-                ready, working = await asyncio.wait(
-                    working, return_when=asyncio.FIRST_COMPLETED if full else asyncio.ALL_COMPLETED
-                )
-                done += len(ready)
-                for task in ready:
-                    task.result()
-                run.progress("probe", done, len(programs))
+            if len(working) >= config.in_flight:
+                working = await _some_done(working)
+                run.progress("probe", started - len(working), len(programs))
+        while working:
+            working = await _some_done(working)
+            run.progress("probe", len(programs) - len(working), len(programs))
+
+
+async def _some_done(working: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
+    """Wait until at least one task is done; those that are not. Raises what a task raised."""
+    ready, rest = await asyncio.wait(working, return_when=asyncio.FIRST_COMPLETED)
+    for task in ready:
+        task.result()
+    return rest
 
 
 async def _one(
