@@ -42,6 +42,10 @@ class SaeDictionary:
         config = self._sae.cfg
         if config.architecture() == "abstopk":
             raise DictionaryError(f"{source}: abstopk gives signed activations; signed features are not supported yet")
+        if "transcoder" in config.architecture():
+            raise DictionaryError(
+                f"{source}: a transcoder reads and writes at two hooks; transcoders are not supported yet"
+            )
         if config.normalize_activations not in ("none", None):
             raise DictionaryError(
                 f"{source}: expects activations normalised by {config.normalize_activations!r}, which SAELens does not apply on loading; "

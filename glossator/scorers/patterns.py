@@ -118,7 +118,7 @@ def _prefix(start: str) -> tuple[str, str, Callable[[str, bool], bool]]:
 _KINDS += [_suffix(end) for end in _SUFFIXES] + [_prefix(start) for start in _PREFIXES]
 
 _SPANS: dict[str, tuple[str, str]] = {
-    "decimal": ("decimal numbers", r"(?<![\w.] )(?<![\w.])\d+ ?\. ?\d+(?! ?\. ?\d)"),
+    "decimal": ("decimal numbers", r"(?<![\d.] )(?<![\w.])\d+ ?\. ?\d+(?!\d| ?\. ?\d)"),
     "version": ("version numbers such as 2.13.0", r"\d+ ?\. ?\d+ ?\. ?\w+"),
     "dashed-numbers": ("dates and numbers joined by dashes or slashes", r"\d+(?: ?[-/] ?\d+)+"),
     "colon-numbers": ("numbers joined by a colon, as in 4:12", r"\d+ ?: ?\d+"),

@@ -225,3 +225,12 @@ def test_a_rule_on_a_corpus_finds_a_planted_feature(planted_corpus: Corpus, plan
 def test_a_program_that_cannot_run_is_refused_with_the_reason(bad: dict[str, Any], says: str) -> None:
     with pytest.raises(UsageError, match=says):
         Rule({"items": [item("token", token="the"), bad]}, LEXICON)
+
+
+def test_a_decimal_is_one_after_a_word_as_well() -> None:
+    import re
+
+    from glossator.scorers.patterns import _SPANS
+
+    pattern = re.compile(_SPANS["decimal"][1])
+    assert [m.group() for m in pattern.finditer("or 3 . 75 , 2.5 but version 2 . 13 . 0")] == ["3 . 75", "2.5"]
