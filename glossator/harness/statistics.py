@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glossator.types import SPLITS, Floats, Ints
+from glossator.types import Floats, Ints
 
 BINS = 256
 _PER_OCTAVE = 8
@@ -142,6 +142,3 @@ def entropy(feature: Ints, total: Floats, n_features: int) -> Floats:
     whole = np.bincount(feature, total, minlength=n_features)
     share = total / np.maximum(whole[feature], 1e-300)
     return np.asarray(np.bincount(feature, -share * np.log2(np.maximum(share, 1e-300)), minlength=n_features))
-
-
-__all__ = ["BINS", "SPLITS", "Statistics", "TokenTable", "bin_edges", "bin_of", "entropy"]

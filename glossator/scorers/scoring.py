@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from glossator.config import ScoreConfig
@@ -105,6 +105,3 @@ class FeatureScorer:
             c.explanation_id, f.dictionary, f.index, "simulation", comparison, finite(float(pearson_of(other.sum(0)))), finite(p), None,
             finite(difference.value), finite(difference.low), finite(difference.high), difference.n, self.run_id,
         )  # fmt: skip
-
-
-Progress = Callable[[int, int], None]

@@ -121,11 +121,9 @@ def near(scene: Scene, predict: Predict, prediction: Ints | Floats, draws: int, 
     """Silent windows come from the whole background of the split, as many as there are active ones if there are."""
     silent = np.flatnonzero(~(scene.pool.activations > 0).any(1))
     told = np.asarray(predict(scene.pool.windows.take(silent)))
-    false = silent[(told > 0).any(1)][: len(scene.active.windows)]
+    false = np.flatnonzero((told > 0).any(1))[: len(scene.active.windows)]
     if not len(false):
         return Estimate(float("nan"), float("nan"), float("nan"), 0)
-    mixed = Scene(scene.active, take(scene.pool, false), scene.pool)
-    both = np.concatenate(
-        [np.asarray(prediction)[: len(scene.active.windows)], np.asarray(predict(mixed.background.windows))]
-    )
+    mixed = Scene(scene.active, take(scene.pool, silent[false]), scene.pool)
+    both = np.concatenate([np.asarray(prediction)[: len(scene.active.windows)], told[false]])
     return simulation(mixed, both, draws_for(mixed, draws, seed))
