@@ -20,15 +20,7 @@ from rich.console import Console
 
 from glossator import pipeline
 from glossator.agents.run import Run
-from glossator.config import (
-    DEMO_HOOK,
-    CorpusConfig,
-    EditorConfig,
-    HarvestConfig,
-    LexicalConfig,
-    ScoreConfig,
-    subject_config,
-)
+from glossator.config import EditorConfig, LexicalConfig, Recipe, ScoreConfig, subject_config
 from glossator.store.store import Store
 from glossator.summary import compared, demo_figures
 
@@ -43,9 +35,7 @@ def main() -> None:
         path = args.run or Path(folder) / "lexical.duckdb"
         seconds = {}
         started = time.monotonic()
-        pipeline.harvest(
-            path, subject_config("demo", DEMO_HOOK, "demo", args.corpus), CorpusConfig(), HarvestConfig(), say=print
-        )
+        pipeline.harvest(path, Recipe(subject=subject_config("demo", [], ["demo"], args.corpus)), say=print)
         seconds["harvest"] = time.monotonic() - started
         with Store(path) as store:
             run = Run(store)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,7 +39,9 @@ Features = Annotated[
     str | None,
     typer.Option(help="Features such as 17, 0-999 or 3,5,8-12; all that are pending if not given."),
 ]
-Feature = Annotated[int, typer.Option(help="The index of one feature.")]
+Feature = Annotated[
+    str, typer.Option(help="The index of one feature, such as 17, or a pole, such as 17- of a signed one.")
+]
 Which = Annotated[str | None, typer.Option("--dictionary", help="Which dictionary of the run, if it has several.")]
 
 
@@ -46,21 +49,48 @@ def _example(line: str) -> str:
     return f"Example: glossator {line}"
 
 
-def parse_features(text: str | None) -> list[int] | None:
-    """`17`, `0-999`, `3,5,8-12` as indices; None for None. Raises UsageError."""
+def parse_features(text: str | None, poles: int | None = None) -> list[int] | None:
+    """`17`, `0-999`, `3,5,8-12`, and `17+` or `17-` where features have `poles`, as indices; None for None. Raises UsageError."""
     if text is None:
         return None
     found: list[int] = []
     for part in text.split(","):
-        low, _, high = part.strip().partition("-")
-        if not low.isdigit() or (high and not high.isdigit()):
-            raise UsageError(f"--features {text}: write indices such as 17, 0-999 or 3,5,8-12")
-        if int(high or low) > _MOST_FEATURES:
-            raise UsageError(f"--features {text}: no dictionary has {high or low} features")
-        found += range(int(low), int(high or low) + 1)
+        pole, low, high = _range(text, part.strip(), poles)
+        found += range(low + pole, high + pole + 1)
     if not found:
         raise UsageError(f"--features {text}: an empty range; write the smaller index first")
     return sorted(set(found))
+
+
+def _range(text: str, part: str, poles: int | None) -> tuple[int, int, int]:
+    """What to add for the pole, the first index and the last one."""
+    written = re.fullmatch(r"(\d+)(?:-(\d+)|([+-]))?", part)
+    if written is None:
+        raise UsageError(f"--features {text}: write indices such as 17, 0-999 or 3,5,8-12")
+    low, high, sign = written[1], written[2] or written[1], written[3]
+    if sign and poles is None:
+        raise UsageError(f"--features {text}: this dictionary's features have no poles; write {low}")
+    if sign and poles is not None and int(low) >= poles:
+        raise UsageError(f"--features {text}: this dictionary has the poles 0+ to {poles - 1}-")
+    if int(high) > _MOST_FEATURES:
+        raise UsageError(f"--features {text}: no dictionary has {high} features")
+    return (poles or 0) if sign == "-" else 0, int(low), int(high)
+
+
+def parse_feature(text: str, poles: int | None = None) -> int:
+    """One index, or one pole."""
+    found = parse_features(text, poles) or []
+    if len(found) != 1:
+        raise UsageError(f"--feature {text}: name one feature, such as 17")
+    return found[0]
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """`2/4`: the second of four. Raises UsageError."""
+    written = re.fullmatch(r"(\d+)/(\d+)", text)
+    if written is None or not 1 <= int(written[1]) <= int(written[2]):
+        raise UsageError(f"--shard {text}: write which of how many, 1/4 to 4/4")
+    return int(written[1]), int(written[2])
 
 
 @contextmanager
@@ -88,39 +118,82 @@ def demo(
     out.print(demo_figures(path))
 
 
+@contextmanager
+def _each(path: Path, dictionary: str | None) -> Iterator[Iterator[Run]]:
+    """The named dictionary of an existing run file, or all of them in turn."""
+    from glossator.agents.run import Run
+    from glossator.progress import bars
+    from glossator.store.records import dictionaries, the_dictionary
+    from glossator.store.store import Store
+
+    with Store(path, create=False) as store, bars(err) as progress:
+        first = the_dictionary(store, dictionary) if dictionary or len(dictionaries(store)) < 2 else None
+        yield (Run(store, name, progress, err.print) for name in ([first] if first else dictionaries(store)))
+
+
 @app.command(
     epilog=_example(
-        "harvest run.duckdb --model gpt2 --hook transformer.h.6 --dictionary RELEASE:SAE_ID --corpus texts/"
+        "harvest run.duckdb --model gpt2 --dictionary gpt2-small-res-jb:blocks.6.hook_resid_pre --corpus texts/"
     )
 )
 def harvest(
     path: RunFile,
     model: Annotated[str, typer.Option(help="A model folder, a hub name, or `demo` for the built-in subject.")],
-    hook: Annotated[str, typer.Option(help="A module path such as encoder.layer.4 or model.layers.12.")],
-    dictionary: Annotated[str, typer.Option(help="A SAELens folder, RELEASE:SAE_ID, or `demo`.")],
+    dictionary: Annotated[
+        list[str],
+        typer.Option(
+            help="A SAELens folder, RELEASE:SAE_ID, `neurons`, or `demo`; may be repeated: one pass serves all."
+        ),
+    ],
     corpus: Annotated[
         list[str],
         typer.Option(help="Text, JSONL, CSV, Parquet, a folder, hf:NAME, python-docs or themes; may be repeated."),
     ],
+    hook: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A module path (model.layers.12, with :in for its input) or a TransformerLens name; one for each "
+            "dictionary or one for all; if not given, where the dictionary itself says."
+        ),
+    ] = None,
     tokens: Annotated[int | None, typer.Option(help="Read no more than this many tokens.", min=1)] = None,
     context_size: Annotated[int, typer.Option(help="Tokens in one forward pass.", min=16)] = 256,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    shard: Annotated[
+        str | None, typer.Option(help="Do only this share, such as 1/4, and leave it for `merge`.")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Processes on this machine, or Ray tasks.", min=1)] = 1,
+    engine: Annotated[str, typer.Option(help="process or ray (needs glossator[ray] and a shared folder).")] = "process",
+    near_misses: Annotated[
+        list[str] | None, typer.Option(help="How near misses are found: overlap, embedding; may be repeated.")
+    ] = None,
 ) -> None:
-    """Read a corpus through a model and a dictionary once, and keep what explaining needs."""
+    """Read a corpus through a model and its dictionaries once, and keep what explaining needs."""
     from glossator import pipeline
-    from glossator.config import CorpusConfig, HarvestConfig, subject_config
+    from glossator.config import harvest_recipe
     from glossator.progress import bars
 
-    what = subject_config(model, hook, dictionary, corpus)
+    names = (model, tuple(hook or ()), tuple(dictionary), tuple(corpus))
+    near_by = tuple(near_misses or ("overlap",))
+    recipe = harvest_recipe(
+        names, tokens=tokens, context_size=context_size, device=device, workers=workers, near_by=near_by
+    )
     with bars(err) as progress:
-        pipeline.harvest(
-            path,
-            what,
-            CorpusConfig(tokens=tokens, context_size=context_size),
-            HarvestConfig(device=device),
-            progress,
-            err.print,
-        )
+        if shard is not None:
+            pipeline.harvest_shard(path, recipe, *parse_shard(shard), progress, err.print)
+        else:
+            pipeline.harvest(path, recipe, workers, engine, progress, err.print)
+
+
+@app.command(epilog=_example("merge run.duckdb run.duckdb.harvest/"))
+def merge(
+    path: RunFile,
+    shards: Annotated[list[Path], typer.Argument(help="The parts that `harvest --shard` wrote, or folders of them.")],
+) -> None:
+    """Make one run file of the shards of a harvest, wherever they were run."""
+    from glossator import pipeline
+
+    pipeline.merge(path, shards, err.print)
 
 
 @app.command(epilog=_example("label run.duckdb --features 0-999"))
@@ -136,9 +209,12 @@ def label(
 
     if explainer != "lexical":
         raise UsageError(f"--explainer {explainer}: this version has the explainer lexical")
-    with _open(path, dictionary) as run:
-        done = pipeline.label(run, LexicalConfig(), EditorConfig(), ScoreConfig(), parse_features(features))
-    out.print("  ".join(f"{stage}: {n} features" for stage, n in done.items()))
+    with _each(path, dictionary) as runs:
+        for run in runs:
+            done = pipeline.label(
+                run, LexicalConfig(), EditorConfig(), ScoreConfig(), parse_features(features, run.poles)
+            )
+            out.print(f"{run.dictionary}  " + "  ".join(f"{stage}: {n} features" for stage, n in done.items()))
 
 
 @app.command(epilog=_example("probe run.duckdb --feature 17"))
@@ -149,8 +225,9 @@ def probe(path: RunFile, feature: Feature, dictionary: Which = None) -> None:
     from glossator.show import experiments
 
     with _open(path, dictionary) as run:
-        pipeline.probe(run, EditorConfig(), [feature])
-        out.print(experiments(run, feature))
+        index = parse_feature(feature, run.poles)
+        pipeline.probe(run, EditorConfig(), [index])
+        out.print(experiments(run, index))
 
 
 @app.command(epilog=_example("score run.duckdb --features 0-99"))
@@ -159,9 +236,10 @@ def score(path: RunFile, features: Features = None, dictionary: Which = None) ->
     from glossator import pipeline
     from glossator.config import ScoreConfig
 
-    with _open(path, dictionary) as run:
-        n = pipeline.score(run, ScoreConfig(), parse_features(features))
-    out.print(f"score: {n} features")
+    with _each(path, dictionary) as runs:
+        for run in runs:
+            n = pipeline.score(run, ScoreConfig(), parse_features(features, run.poles))
+            out.print(f"{run.dictionary}  score: {n} features")
 
 
 @app.command(
@@ -195,14 +273,14 @@ def search(
 @app.command(epilog=_example("show run.duckdb 17"))
 def show(
     path: RunFile,
-    feature: Annotated[int, typer.Argument(help="The index of a feature.")],
+    feature: Annotated[str, typer.Argument(help="The index of a feature, or a pole such as 17-.")],
     dictionary: Which = None,
 ) -> None:
     """One feature: label, scores, coloured exemplars, experiments."""
     from glossator.show import card
 
     with _open(path, dictionary, quiet=True) as run:
-        out.print(card(run, feature))
+        out.print(card(run, parse_feature(feature, run.poles)))
 
 
 @app.command(epilog=_example('inspect run.duckdb --text "The chihuahua barked."'))

@@ -6,6 +6,8 @@ A config is a value: equal configs give equal results, and `digest` names them i
 from __future__ import annotations
 
 import importlib.util
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -38,6 +40,9 @@ class HarvestConfig(_Config):
     top: int = Field(default=20, ge=1)
     sample: int = Field(default=60, ge=1)
     background: tuple[int, int, int] = (2048, 1024, 2048)  # windows in explain, select, test
+    token_windows: int = Field(default=16_384, ge=1)  # windows of explain whose tokens are counted by feature
+    near_misses: int = Field(default=10, ge=0)  # of each kind, a feature and split
+    near_by: tuple[str, ...] = ("overlap",)  # overlap, embedding
     batch_tokens: int = Field(default=2048, ge=512)
     encode_tokens: int = Field(default=2048, ge=256)
     shard_tokens: int = Field(default=262_144, ge=1024)
@@ -75,11 +80,21 @@ class ScoreConfig(_Config):
 
 
 class SubjectConfig(_Config):
+    """A model, what is read in it, and the text. `hooks` beside `dictionaries`; None: where the dictionary itself says."""
+
     model: str
     model_name: str | None = None  # what to call it, where the folder's name says nothing
-    hook: str
-    dictionary: str
+    dictionaries: tuple[str, ...]  # SAELens folders, RELEASE:SAE_ID, or `neurons`
+    hooks: tuple[str | None, ...]
     corpus: tuple[str, ...]
+
+
+class Recipe(_Config):
+    """All that a harvest is made from: what a worker, or the one who merges, needs to be told."""
+
+    subject: SubjectConfig
+    corpus: CorpusConfig = CorpusConfig()
+    harvest: HarvestConfig = HarvestConfig()
 
 
 DEMO_HOOK = "encoder.layer.4"
@@ -103,12 +118,40 @@ def demo_model() -> Path:
     return Path(spec.origin).parent / "model"
 
 
-def subject_config(model: str, hook: str, dictionary: str, corpus: list[str]) -> SubjectConfig:
-    """The names on the command line; `demo` stands for what we ship."""
+def harvest_recipe(
+    names: tuple[str, Sequence[str], Sequence[str], Sequence[str]],
+    *,
+    tokens: int | None,
+    context_size: int,
+    device: str,
+    workers: int,
+    near_by: tuple[str, ...],
+) -> Recipe:
+    """A recipe from the command line; `names`: model, hooks, dictionaries, corpora. Workers share the cores of the machine."""
+    if unknown := set(near_by) - {"overlap", "embedding"}:
+        raise UsageError(f"--near-misses {', '.join(sorted(unknown))}: write overlap or embedding")
+    threads = max(1, (os.cpu_count() or 1) // workers) if workers > 1 else None
+    return Recipe(
+        subject=subject_config(*names),
+        corpus=CorpusConfig(tokens=tokens, context_size=context_size),
+        harvest=HarvestConfig(device=device, threads=threads, near_by=near_by),
+    )
+
+
+def subject_config(
+    model: str, hooks: Sequence[str], dictionaries: Sequence[str], corpus: Sequence[str]
+) -> SubjectConfig:
+    """The names on the command line; `demo` stands for what we ship. One hook serves all dictionaries, none asks each."""
+    if len(hooks) not in (0, 1, len(dictionaries)):
+        raise UsageError(
+            f"--hook is given {len(hooks)} times for {len(dictionaries)} dictionaries: give one for each, one for all, or none"
+        )
+    each: list[str | None] = list(hooks) if len(hooks) == len(dictionaries) else [*hooks, None][:1] * len(dictionaries)
+    shipped = str(data_path("dictionaries", "minilm-l4")) if "demo" in dictionaries else ""
     return SubjectConfig(
         model=str(demo_model()) if model == "demo" else model,
         model_name="all-MiniLM-L6-v2" if model == "demo" else None,
-        hook=hook,
-        dictionary=str(data_path("dictionaries", "minilm-l4")) if dictionary == "demo" else dictionary,
+        dictionaries=tuple(shipped if d == "demo" else d for d in dictionaries),
+        hooks=tuple(DEMO_HOOK if d == "demo" and h is None else h for d, h in zip(dictionaries, each, strict=True)),
         corpus=tuple(corpus),
     )

@@ -31,7 +31,7 @@ def card(run: Run, feature: int) -> RenderableType:
     row: dict[str, Any] = about[0] if about else {}
     label = row.get("label") or "(no label)"
     parts: list[RenderableType] = [
-        Text.assemble((f"{run.dictionary} feature {feature}", "bold"), "  ", (label, "bold cyan")),
+        Text.assemble((f"{run.dictionary} feature {run.name(feature)}", "bold"), "  ", (label, "bold cyan")),
         Text(f"status {row.get('status')}" + (f": {row['reason']}" if row.get("reason") else ""), style="dim"),
         Text(
             f"density {record.density:.4%}   threshold {record.threshold:.3g}   maximum {record.max_activation:.3g}   "
@@ -157,5 +157,7 @@ def inspection(run: Run, text: str, limit: int) -> RenderableType:
     for feature, label, _, maximum, status, _ in firing[:limit]:
         where = coloured(ids, acts[:, feature].tolist(), float(peak[feature]), run.lexicon.vocabulary)
         at = run.lexicon.vocabulary.name(ids[int(acts[:, feature].argmax())])
-        table.add_row(str(feature), f"{peak[feature] / maximum:.0%}", Text(at), Text(label or f"({status})"), where)
+        table.add_row(
+            run.name(feature), f"{peak[feature] / maximum:.0%}", Text(at), Text(label or f"({status})"), where
+        )
     return table

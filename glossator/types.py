@@ -87,13 +87,29 @@ class Windows:
 class Sample:
     """One feature's windows of one split, with what was measured on them.
 
-    activations [n, WINDOW] float32; weight [n]: how many windows of the corpus one of these stands for.
+    activations [n, WINDOW] float32; weight [n]: how many windows of the corpus one of these stands for, 0: near miss.
+    quantile [n]: about where the window's maximum stands among the feature's active windows of the split, 0: weakest.
     """
 
     windows: Windows
     activations: Floats
-    stratum: NDArray[np.str_]  # [n]: top, sample, background
+    stratum: NDArray[np.str_]  # [n]: top, sample, background, near_overlap, near_embedding
     weight: Floats
+    quantile: Floats = field(default_factory=lambda: np.empty(0))  # left out: NaN, as for background and near misses
+
+    def __post_init__(self) -> None:
+        if not len(self.quantile):
+            object.__setattr__(self, "quantile", np.full(len(self.weight), np.nan))
+
+    def take(self, index: Ints | Bools | slice) -> Sample:
+        """Some of its windows, with all that is known of them."""
+        return Sample(
+            self.windows.take(index),
+            self.activations[index],
+            self.stratum[index],
+            self.weight[index],
+            self.quantile[index],
+        )
 
 
 @dataclass(frozen=True)
@@ -109,11 +125,14 @@ class FeatureRecord:
     active_windows: tuple[int, int, int]
     n_windows: tuple[int, int, int]
     token_ids: Ints  # [m] tokens it was active on in `explain`
-    token_counts: Ints  # [m] how often it was active there
+    token_counts: (
+        Floats  # [m] how often it was active there; scaled to the whole split where a draw of windows was counted
+    )
     token_sums: Floats  # [m] summed activation there
     neighbours: tuple[int, ...]  # nearest decoder directions, nearest first
     exemplars: dict[Split, Sample]
     background: Mapping[Split, Sample]
+    near_misses: Mapping[Split, Sample] = field(default_factory=dict)  # silent windows that resemble the exemplars
 
     def active(self, split: Split) -> int:
         return self.active_windows[SPLITS.index(split)]

@@ -14,7 +14,7 @@ from glossator.config import DEMO_HOOK, CorpusConfig, HarvestConfig, data_path, 
 from glossator.harness.contexts import Corpus, prepare
 from glossator.harness.corpus import read_corpus
 from glossator.harness.dictionary import SaeDictionary
-from glossator.harness.harvest import Harvest, harvest
+from glossator.harness.harvest import Found, Harvest, Work, harvest
 from glossator.harness.planted_subject import PlantedDictionary, PlantedSubject
 from glossator.harness.subject import HFSubject
 from glossator.planted import planted_documents
@@ -63,7 +63,12 @@ def planted_harvest(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Harvest:
     folder = tmp_path_factory.mktemp("harvest")
-    return harvest(planted_subject, planted_dictionary, planted_corpus, PLANTED_CONFIG, folder)
+    return harvest(Work(planted_subject, [planted_dictionary], planted_corpus, PLANTED_CONFIG), folder)
+
+
+@pytest.fixture(scope="session")
+def planted_found(planted_harvest: Harvest) -> Found:
+    return planted_harvest.found[0]
 
 
 @pytest.fixture(scope="session")

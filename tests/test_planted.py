@@ -10,9 +10,9 @@ import pytest
 
 from glossator.config import CorpusConfig, HarvestConfig
 from glossator.harness.contexts import prepare
+from glossator.harness.feature_table import statuses
 from glossator.harness.planted_subject import PlantedDictionary, PlantedSubject
 from glossator.harness.subject import batches
-from glossator.harness.tables import statuses
 from glossator.planted import planted_documents, planted_features, planted_tokens, planted_vocabulary
 from glossator.types import WINDOW
 from tests.harness.brute import dense_windows
@@ -149,7 +149,7 @@ def test_the_dictionary_is_the_identity() -> None:
     dictionary = PlantedDictionary()
     (batch,) = batches(PlantedSubject().tokenize(["a falcon"]), PlantedSubject(), batch_tokens=512)
     acts = PlantedSubject().activations(batch)[0]
-    assert (dictionary.encode(acts) == acts).all() and (dictionary.decode(acts) == acts).all()
+    assert (dictionary.encode(acts) == acts).all() and (dictionary.decode(acts, acts) == acts).all()
     assert dictionary.directions().sum() == dictionary.n_features == dictionary.d_in == len(FEATURES)
 
 

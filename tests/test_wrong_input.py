@@ -129,7 +129,7 @@ def interrupted(arguments: list[str], when: str, how: signal.Signals) -> tuple[i
 
 def test_ctrl_c_in_a_harvest_leaves_a_file_that_goes_on(tmp_path: Path, mini_run: Path) -> None:
     run = tmp_path / "run.duckdb"
-    code, said = interrupted(["harvest", str(run), *HARVEST], "dictionary:", signal.SIGINT)
+    code, said = interrupted(["harvest", str(run), *HARVEST], "minilm-l4:", signal.SIGINT)
     assert code == 3 and "stopped" in said.splitlines()[-1] and "Traceback" not in said
     done = glossator("harvest", run, *HARVEST)
     assert done.returncode == 0, done.stderr

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import glossator
+from glossator.config import SubjectConfig
 from glossator.errors import UsageError
 from glossator.scorers.rule import Lexicon
 from glossator.store import records as reading
@@ -52,8 +53,9 @@ class Run:
 
     @cached_property
     def counts(self) -> Ints:
-        """[V] how often each token stands in the split explain."""
-        return np.asarray(self.store.arrow("SELECT n_explain FROM token ORDER BY token_id")["n_explain"].to_numpy())
+        """[V] how often each token stands in the split explain; estimated where only a draw of windows was counted."""
+        counted = self.store.arrow("SELECT n_explain FROM token ORDER BY token_id")["n_explain"].to_numpy()
+        return np.asarray(counted * reading.token_scale(self.store))
 
     @cached_property
     def neighbours(self) -> Ints:
@@ -62,6 +64,20 @@ class Run:
         for token, near in self.store.sql("SELECT token_id, neighbours FROM token_neighbour"):
             out[token, : len(near)] = near
         return out
+
+    @cached_property
+    def poles(self) -> int | None:
+        """How many signed features the dictionary has, each with a pole + and a pole -; None where features are not signed."""
+        signed, n = self.store.sql("SELECT signed, n_features FROM dictionary WHERE dictionary = ?", [self.dictionary])[
+            0
+        ]
+        return int(n) // 2 if signed else None
+
+    def name(self, feature: int) -> str:
+        """A feature as people write it: 17, or 17+ and 17- for the poles of a signed one."""
+        if self.poles is None:
+            return str(feature)
+        return f"{feature % self.poles}{'+' if feature < self.poles else '-'}"
 
     @cached_property
     def behind(self) -> dict[Split, reading.Background]:
@@ -80,14 +96,16 @@ class Run:
 
     def model(self) -> tuple[Subject, Dictionary]:
         """Load subject and dictionary again; they must be the ones that were harvested."""
-        from glossator.harness.dictionary import SaeDictionary
-        from glossator.harness.subject import HFSubject
+        from glossator.harness.loading import load_model
 
         if self._model is not None:
             return self._model
-        stored = self.identity["subject"]
-        subject = HFSubject(stored["path"], stored["hook"], context_size=stored["context_size"], name=stored["model"])
-        dictionary = SaeDictionary(self.identity["dictionary"]["source"])
+        stored, source = self.identity["subject"], self.identity["dictionary"]["source"]
+        (hook,) = self.store.sql("SELECT hook FROM dictionary WHERE dictionary = ?", [self.dictionary])[0]
+        what = SubjectConfig(
+            model=stored["path"], model_name=stored["model"], dictionaries=(source,), hooks=(hook,), corpus=()
+        )
+        subject, (dictionary,) = load_model(what, stored["context_size"], "cpu")
         if (
             subject.identity()["weights"] != stored["weights"]
             or dictionary.identity()["weights"] != self.identity["dictionary"]["weights"]

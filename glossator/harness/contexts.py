@@ -8,8 +8,12 @@ Ids of windows are hashes of document and position: they do not depend on the or
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -20,6 +24,7 @@ from glossator.errors import CorpusError
 from glossator.types import MARGIN, PAD, SPLITS, WINDOW, Document, Ints, Windows
 
 _GRAM = 13
+_TEXTS = ("names", "tags", "digest")
 _MASK63 = np.uint64((1 << 63) - 1)
 
 
@@ -78,6 +83,22 @@ class Corpus:
         inside = (at >= low[:, None]) & (at < high[:, None])
         ids = np.where(inside, self.tokens[np.clip(at, 0, len(self.tokens) - 1)], PAD).astype(np.int32)
         return Windows(ids, self.window_document[index].astype(np.int32), MARGIN, self.window_id[index])
+
+    def save(self, path: Path) -> None:
+        """As one file, for workers that need not read the corpus again."""
+        arrays = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _TEXTS}
+        texts = {name: np.asarray(json.dumps(getattr(self, name))) for name in _TEXTS}
+        temporary = path.with_suffix(f".tmp{os.getpid()}")
+        with temporary.open("wb") as file:
+            np.savez(file, **arrays, **texts)  # type: ignore[arg-type]
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Corpus:
+        with np.load(path, allow_pickle=False) as file:
+            found: dict[str, Any] = {name: file[name] for name in file.files}
+        names, tags, digest = (json.loads(str(found[name])) for name in _TEXTS)
+        return cls(**found | {"names": tuple(names), "tags": tuple(tuple(t) for t in tags), "digest": digest})
 
 
 def prepare(

@@ -1,144 +1,137 @@
-"""The one pass over the corpus: sketches, exact statistics and background, shard by shard, in constant memory.
+"""The one pass over the corpus: forward pass, all dictionaries at their hooks, and what is kept of them, shard by shard.
 
-A shard is a run of documents. What it found is a file, written under a temporary name and renamed, so a killed harvest
-goes on after the last finished shard and ends with the same bytes. Shapes are canonical and shards never share a batch.
-Only non-zero activations are touched after the encoder: a (window, feature) pair that beats no sketch costs one compare.
+A shard is a run of documents, and the smallest piece of work: batches and chunks never cross shards, so the same shards give
+the same bytes whatever process ran them. What a process found lies in parts (see parts.py); merging them is exact.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import time
-import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from glossator.config import HarvestConfig
 from glossator.errors import HarvestError
+from glossator.harness.accumulate import Accumulator, Tokens
 from glossator.harness.contexts import Corpus, mix63
 from glossator.harness.dictionary import Dictionary, check_width
-from glossator.harness.sketch import Sketch, sample_key, top_key
-from glossator.harness.statistics import Statistics, TokenTable
+from glossator.harness.parts import About, check_same, load, missing, part_of, part_path, parts_in, save
+from glossator.harness.sketch import Sketch
+from glossator.harness.statistics import UNIT, Statistics, TokenTable
 from glossator.harness.subject import Subject, TokenBatch, batches
-from glossator.types import SPLITS, WINDOW, Floats, Ints, content_id
+from glossator.types import SPLITS, WINDOW, Bools, Floats, Ints, content_id
 
 Progress = Callable[[int, int], None]  # tokens done, tokens in all
 _OUTLIER = 8.0  # times the median norm
-_MAX_DENSE = 1 << 26  # elements of the encoder's dense buffer: 256 MB of float32
+_DENSE = 128  # active features of a token beyond which fewer windows are kept whole
+_LEAST_DRAWN = 64
+_PATIENCE = 50  # a part is written when the work since the last one took this many times as long as writing it
+_SHAPES = ("top", "sample", "background", "token_windows", "batch_tokens", "encode_tokens", "shard_tokens", "seed")
 
 
 @dataclass(frozen=True)
-class Harvest:
-    """What one pass found. Sketch entries and background are flat arrays; statistics are per feature."""
+class Found:
+    """What one pass found of one dictionary. Sketch entries and background are flat arrays; statistics are per feature."""
 
     top: dict[str, Ints]
     sample: dict[str, Ints]
     background: dict[str, Ints]  # window, position, feature, value
     background_windows: Ints  # sorted window indices
     statistics: Statistics
-    tokens: dict[str, Ints]  # feature, token, active, total, of the split `explain`
+    tokens: dict[str, Ints]  # feature, token, active, total, in the windows that `token_windows` draws
     outlier_tokens: int
-    shards: int
-    seconds: float
     digest: str
 
 
 @dataclass(frozen=True)
-class LoadingCheck:
-    """What the dictionary does on a sample of the corpus, beside what its own config says."""
+class Harvest:
+    """What one pass found: of each dictionary, in their order."""
 
-    l0: float
-    variance_explained: float
-    stated_l0: float | None
-    stated_variance_explained: float | None
-
-    @property
-    def summary(self) -> str:
-        stated = [f"{x:.2f}" if x is not None else "?" for x in (self.stated_variance_explained, self.stated_l0)]
-        return f"variance explained {self.variance_explained:.2f} (its card: {stated[0]}), L0 {self.l0:.1f} (its card: {stated[1]})"
-
-    @property
-    def warnings(self) -> list[str]:
-        found = []
-        if self.variance_explained < 0.3:
-            found.append(f"it explains {self.variance_explained:.2f} of the variance: is this the right hook?")
-        if (
-            self.stated_variance_explained is not None
-            and self.variance_explained < self.stated_variance_explained - 0.2
-        ):
-            found.append(
-                f"its card says variance explained {self.stated_variance_explained:.2f}, here it is {self.variance_explained:.2f}"
-            )
-        if self.stated_l0 and not 0.5 < self.l0 / self.stated_l0 < 2:
-            found.append(f"its card says L0 {self.stated_l0:.1f}, here it is {self.l0:.1f}")
-        return found
+    found: tuple[Found, ...]
+    token_windows: Bools  # [n_windows] whose tokens are counted by feature
+    shards: int
+    seconds: float  # of work, added up over processes
 
 
-def loading_check(subject: Subject, dictionary: Dictionary, corpus: Corpus, config: HarvestConfig) -> LoadingCheck:
-    """Variance explained and L0 on about 8,000 tokens spread over the corpus."""
-    check_width(dictionary, subject.d_hook, subject.hook)
-    step = max(1, int(corpus.context_length.sum() // 8000))
-    picked = [
-        corpus.tokens[s : s + n]
-        for s, n in zip(corpus.context_start[::step], corpus.context_length[::step], strict=True)
-    ]
-    acts = torch.cat(
-        [subject.activations(b)[b.content].float() for b in batches(picked, subject, batch_tokens=config.batch_tokens)]
-    )
-    features = torch.cat([dictionary.encode(chunk) for chunk in torch.split(acts, config.encode_tokens)])
-    residual = sum(
-        float((x - dictionary.decode(f)).square().sum())
-        for x, f in zip(
-            torch.split(acts, config.encode_tokens), torch.split(features, config.encode_tokens), strict=True
-        )
-    )
-    stated = dictionary.identity().get("stated", {})
-    return LoadingCheck(
-        float((features > 0).sum(1).float().mean()),
-        1 - residual / max(float((acts - acts.mean(0)).square().sum()), 1e-12),
-        stated.get("l0"),
-        stated.get("variance_explained"),
-    )
+@dataclass(frozen=True)
+class Work:
+    """What a pass needs. Equal `about.made_of` give equal results, to the bit where `about.made_by` is equal too."""
+
+    subject: Subject
+    dictionaries: Sequence[Dictionary]
+    corpus: Corpus
+    config: HarvestConfig
+    recipe: str | None = None
+
+    def __post_init__(self) -> None:
+        for dictionary in self.dictionaries:
+            check_width(dictionary, self.subject.widths[dictionary.hook], dictionary.hook)
+
+    @cached_property
+    def ranges(self) -> list[tuple[int, int]]:
+        return shard_ranges(self.corpus, self.config.shard_tokens)
+
+    @cached_property
+    def about(self) -> About:
+        shapes = {name: value for name, value in self.config.model_dump(mode="json").items() if name in _SHAPES}
+        subject = {k: v for k, v in self.subject.identity().items() if k not in ("path", "hook", "hooks")}
+        dictionaries = [
+            {k: v for k, v in d.identity().items() if k != "source"} | {"reads": d.hook} for d in self.dictionaries
+        ]
+        made_of = {
+            "subject": content_id(subject),
+            "dictionary": content_id(dictionaries),
+            "corpus": self.corpus.digest,
+            "shape or seed": content_id(shapes),
+        }
+        made_by = {"torch": torch.__version__, "device": self.config.device.split(":")[0]}
+        return About(made_of, made_by, len(self.ranges), self.recipe)
+
+    @cached_property
+    def token_windows(self) -> Bools:
+        """What all dictionaries' token tables count: fewer windows where one of them is dense."""
+        size = min(_sized(self.config.token_windows, dictionary) for dictionary in self.dictionaries)
+        return token_windows(self.corpus, self.config.model_copy(update={"token_windows": size}))
+
+    def background(self, dictionary: Dictionary) -> Ints:
+        """The background windows of one dictionary: the first of the draw where it is dense."""
+        sizes = tuple(_sized(size, dictionary) for size in self.config.background)
+        return background_windows(self.corpus, self.config.model_copy(update={"background": sizes}))
+
+    @cached_property
+    def n_tokens(self) -> int:
+        return int(self.corpus.context_length.sum())
+
+    def tokens_in(self, first: int, last: int) -> int:
+        """Tokens in the shards [first, last)."""
+        if first == last:
+            return 0
+        return int(self.corpus.context_length[self.ranges[first][0] : self.ranges[last - 1][1]].sum())
 
 
-def harvest(
-    subject: Subject,
-    dictionary: Dictionary,
-    corpus: Corpus,
-    config: HarvestConfig,
-    folder: Path,
-    progress: Progress = lambda done, total: None,
-) -> Harvest:
-    """Run what is missing, merge all shards. Shard files stay in `folder`; the caller removes them once stored."""
-    check_width(dictionary, subject.d_hook, subject.hook)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    started = time.monotonic()
+def harvest(work: Work, folder: Path, progress: Progress = lambda done, total: None) -> Harvest:
+    """Run what is missing, merge all parts. Parts stay in `folder`; the caller removes them once their content is stored."""
+    run_missing(work, folder, 0, len(work.ranges), progress)
+    return merge(work, [part.path for part in parts_in(folder, work.about)])
+
+
+def run_missing(work: Work, folder: Path, first: int, last: int, progress: Progress = lambda done, total: None) -> None:
+    """Run those of the shards [first, last) that no part in `folder` holds yet."""
     folder.mkdir(parents=True, exist_ok=True)
-    identity = content_id(subject.identity(), dictionary.identity(), corpus.digest, config.digest())
-    background = background_windows(corpus, config)
-    ranges = shard_ranges(corpus, config.shard_tokens)
-    files = []
-    done, total = 0, int(corpus.context_length.sum())
-    progress(0, total)
-    for number, (begin, end) in enumerate(ranges):
-        path = folder / f"shard-{identity}-{number:05d}.npz"
-        size = int(corpus.context_length[begin:end].sum())
-        if not path.exists():
-            pass_ = _Pass(subject, dictionary, corpus, config, background)
-            found = pass_.run(begin, end, lambda n, base=done: progress(base + n, total))  # type: ignore[misc]
-            _save(path, found)
-        done += size
-        progress(done, total)
-        files.append(path)
-    return _merge(files, dictionary.n_features, config, background, time.monotonic() - started)
+    gaps = missing(parts_in(folder, work.about), first, last)
+    total = work.tokens_in(first, last)
+    done = total - sum(work.tokens_in(*gap) for gap in gaps)
+    progress(done, total)
+    for a, b in gaps:
+        _Pass(work, folder, a).run(b, lambda n, before=done: progress(before + n, total))  # type: ignore[misc]
+        done += work.tokens_in(a, b)
 
 
 def shard_ranges(corpus: Corpus, shard_tokens: int) -> list[tuple[int, int]]:
@@ -151,206 +144,180 @@ def shard_ranges(corpus: Corpus, shard_tokens: int) -> list[tuple[int, int]]:
 
 def background_windows(corpus: Corpus, config: HarvestConfig) -> Ints:
     """A uniform draw of windows from each split, by hash; indices in ascending order."""
-    key = mix63(corpus.window_id ^ mix63(np.asarray([config.seed + 77], np.int64)))
-    chosen = []
-    for number, size in enumerate(config.background):
-        members = np.flatnonzero(corpus.window_split == number)
-        chosen.append(members[np.argsort(key[members], kind="stable")[:size]])
-    return np.sort(np.concatenate(chosen))
+    drawn = [_drawn(corpus, split, size, config.seed + 77) for split, size in enumerate(config.background)]
+    return np.sort(np.concatenate(drawn))
+
+
+def token_windows(corpus: Corpus, config: HarvestConfig) -> Bools:
+    """[n_windows]: those of the split explain, drawn uniformly by hash, in which tokens are counted by feature.
+
+    All of them in a small corpus. In a large one a count of every (feature, token) pair would grow with the text.
+    """
+    chosen = np.zeros(len(corpus.window_start), bool)
+    chosen[_drawn(corpus, 0, config.token_windows, config.seed + 78)] = True
+    return chosen
+
+
+def _sized(size: int, dictionary: Dictionary) -> int:
+    """Less of what every active token costs, where many are: neurons are active on all tokens, in one pole or the other."""
+    dense = (dictionary.expected_l0 or 0) / _DENSE
+    return size if dense <= 1 else min(size, max(_LEAST_DRAWN, int(size / dense)))
+
+
+def _drawn(corpus: Corpus, split: int, size: int, salt: int) -> Ints:
+    members = np.flatnonzero(corpus.window_split == split)
+    key = mix63(corpus.window_id[members] ^ mix63(np.asarray([salt], np.int64)))
+    return members[np.argsort(key, kind="stable")[:size]]
 
 
 class _Pass:
-    """The state of one shard."""
+    """A run of shards from `first` on, in one process, with one state."""
 
-    def __init__(
-        self,
-        subject: Subject,
-        dictionary: Dictionary,
-        corpus: Corpus,
-        config: HarvestConfig,
-        background: Ints,
-    ) -> None:
-        self.subject, self.dictionary, self.corpus, self.config = subject, dictionary, corpus, config
-        groups = dictionary.n_features * len(SPLITS)
-        self.top = Sketch(groups, config.top)
-        self.sample = Sketch(groups, config.top + config.sample)  # what falls to `top` is dropped at the end
-        self.statistics = Statistics.empty(dictionary.n_features)
-        self.table = TokenTable(len(subject.vocabulary))
-        self.is_background = torch.zeros(len(corpus.window_start), dtype=torch.bool)
-        self.is_background[torch.from_numpy(background)] = True
-        types = (torch.int32, torch.uint8, torch.int32, torch.float32)  # window, position, feature, value
-        self.background = [tuple(torch.empty(0, dtype=t) for t in types)]  # a quiet shard has columns and types too
-        self.outliers = 0
-        self.window_id = torch.from_numpy(corpus.window_id)
-        self.window_split = torch.from_numpy(corpus.window_split)
-        first = np.searchsorted(corpus.window_context, np.arange(len(corpus.context_start)))
-        self.first_window = torch.from_numpy(first)
+    def __init__(self, work: Work, folder: Path, first: int) -> None:
+        self.work, self.folder, self.first = work, folder, first
+        corpus, config = work.corpus, work.config
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        self.states = [Accumulator(d, len(work.subject.vocabulary), config, self._name_of) for d in work.dictionaries]
+        self.outliers = [0] * len(self.states)
+        for state in self.states:
+            state.keep_whole(work.background(state.dictionary), len(corpus.window_start))
+        columns = (corpus.window_id, corpus.window_split, work.token_windows)
+        self.columns = [torch.from_numpy(np.ascontiguousarray(column)) for column in columns]
+        first_window = np.searchsorted(corpus.window_context, np.arange(len(corpus.context_start)))
+        self.first_window = torch.from_numpy(first_window)
+        self.done, self.started = 0, time.monotonic()
 
-    def run(self, begin: int, end: int, progress: Callable[[int], None]) -> dict[str, Ints]:
-        corpus = self.corpus
+    def run(self, last: int, progress: Callable[[int], None]) -> None:
+        """Up to shard `last`; a part is written now and then between shards, and at the end."""
+        written, cost, path = time.monotonic(), 0.0, None
+        for number in range(self.first, last):
+            self._shard(*self.work.ranges[number], progress)
+            started = time.monotonic()
+            if number + 1 == last or started - written > _PATIENCE * cost:
+                following = part_path(self.folder, self.work.about, self.first, number + 1)
+                save(following, self.work.about, self._arrays())
+                if path is not None:
+                    path.unlink(missing_ok=True)
+                written, path = time.monotonic(), following
+                cost = written - started
+
+    def _shard(self, begin: int, end: int, progress: Callable[[int], None]) -> None:
+        corpus = self.work.corpus
         sequences = [
             corpus.tokens[s : s + n]
             for s, n in zip(corpus.context_start[begin:end], corpus.context_length[begin:end], strict=True)
         ]
-        done = 0
-        for batch in batches(sequences, self.subject, batch_tokens=self.config.batch_tokens):
+        for batch in batches(sequences, self.work.subject, batch_tokens=self.work.config.batch_tokens):
             self._batch(batch, begin)
-            done += int(batch.content.sum())
-            progress(done)
-        found = {f"top.{k}": v for k, v in self.top.entries().items()}
-        found |= {f"sample.{k}": v for k, v in self.sample.entries().items()}
-        found |= {f"statistics.{k}": v for k, v in self.statistics.arrays().items()}
-        found |= {f"tokens.{k}": v for k, v in self.table.arrays().items()}
-        for name, parts in zip(
-            ("window", "position", "feature", "value"), zip(*self.background, strict=True), strict=True
-        ):
-            found[f"background.{name}"] = torch.cat(parts).numpy()
-        found["outliers"] = np.asarray([self.outliers])
-        return found
+            self.done += int(batch.content.sum())
+            progress(self.done)
+        for state in self.states:
+            state.flush()
 
     def _batch(self, batch: TokenBatch, begin: int) -> None:
-        acts = self.subject.activations(batch)
-        rows, width = batch.ids.shape
-        context = torch.from_numpy(batch.row_context) + begin
-        offset = torch.arange(width) - batch.prefix
-        window = (
-            self.first_window[context.clamp(min=0)][:, None] + torch.div(offset, WINDOW, rounding_mode="floor")[None, :]
-        )
-        position = (offset % WINDOW).expand(rows, width)
-        content = batch.content.flatten()
-        flat = acts.reshape(rows * width, -1)
-        norm = flat.float().norm(dim=-1)
-        self.outliers += int((norm[content] > _OUTLIER * norm[content].median()).sum())
-        per_chunk = max(1, min(self.config.encode_tokens, _MAX_DENSE // self.dictionary.n_features) // width)
-        ids, window, position = batch.ids.flatten(), window.flatten(), position.flatten()
-        for first in range(0, rows, per_chunk):  # whole rows: no window is torn
-            part = slice(first * width, (first + per_chunk) * width)
-            piece = flat[part]
-            size = len(piece)
-            if first + per_chunk > rows:  # the last chunk is filled up: shapes never vary
-                piece = torch.cat([piece, piece.new_zeros(per_chunk * width - size, piece.shape[1])])
-            encoded = self.dictionary.encode(piece)[:size].masked_fill(~content[part, None], 0)
-            least, most = torch.aminmax(encoded)
-            if not (least >= 0 and torch.isfinite(most)):  # one pass over the buffer; NaN fails every comparison
-                raise HarvestError(self._unusable(encoded, context[first:], width))
-            token, feature = torch.nonzero(encoded, as_tuple=True)
-            self._chunk(
-                encoded[token, feature].float(),
-                feature,
-                ids[part][token],
-                window[part][token],
-                position[part][token],
-            )
+        if not batch.content.any():
+            return
+        read = self.work.subject.read(batch)
+        tokens = self._tokens(batch, begin)
+        content = {hook: acts[batch.content.to(acts.device)] for hook, acts in read.items()}
+        outliers = {hook: _outliers(acts) for hook, acts in content.items()}
+        for number, state in enumerate(self.states):
+            hook = state.dictionary.hook
+            self.outliers[number] += outliers[hook]
+            state.take(content[hook], tokens)
 
-    def _unusable(self, encoded: Tensor, context: Tensor, width: int) -> str:
-        usable = torch.isfinite(encoded) & (encoded >= 0)
-        row = int(torch.nonzero(~usable)[0, 0]) // width
-        name = self.corpus.names[self.corpus.context_document[int(context[row])]]
-        if torch.isfinite(encoded).all():
-            return f"document {name}: the dictionary gives negative activations; signed features are not supported yet"
-        return f"document {name}: the activations are not finite (NaN or infinity); try another dtype"
+    def _tokens(self, batch: TokenBatch, begin: int) -> Tokens:
+        row, column = torch.nonzero(batch.content, as_tuple=True)
+        offset = column - batch.prefix
+        context = torch.from_numpy(batch.row_context)[row] + begin
+        window = self.first_window[context] + torch.div(offset, WINDOW, rounding_mode="floor")
+        window_id, split, counted = (values[window] for values in self.columns)
+        found = (batch.ids[row, column], window, window_id, offset % WINDOW, split, counted)
+        return Tokens(*(values.to(self.work.config.device) for values in found))
 
-    def _chunk(self, value: Tensor, feature: Tensor, token: Tensor, window: Tensor, position: Tensor) -> None:
-        """Non-zero activations [n] of one chunk. A chunk holds whole rows, so each (window, feature) pair comes once."""
-        split = self.window_split[window]
-        self.statistics.add(feature, value, split)
-        self.table.add(feature[split == 0], token[split == 0], value[split == 0])
-        wanted = self.is_background[window]
-        if wanted.any():
-            self.background.append(
-                (window[wanted].int(), position[wanted].to(torch.uint8), feature[wanted].int(), value[wanted])
-            )
-        pair = window * self.dictionary.n_features + feature
-        pair, order = torch.sort(pair, stable=True)
-        unique, inverse = torch.unique_consecutive(pair, return_inverse=True)
-        value, position = value[order], position[order]
-        maximum = torch.zeros(len(unique)).scatter_reduce_(0, inverse, value, "amax")
-        feature = unique % self.dictionary.n_features
-        window = torch.div(unique, self.dictionary.n_features, rounding_mode="floor")
-        split = self.window_split[window]
-        self.statistics.add_windows(feature, split)
-        group = feature * len(SPLITS) + split
-        top = top_key(maximum, window)
-        drawn = sample_key(self.config.seed, self.window_id[window], feature)
-        into_top, into_sample = self.top.beats(group, top), self.sample.beats(group, drawn)
-        either = into_top | into_sample
-        slot = torch.full((len(unique),), -1, dtype=torch.int64)
-        slot[either] = torch.arange(int(either.sum()))
-        dense = torch.zeros(int(either.sum()), WINDOW)
-        inside = either[inverse]
-        dense[slot[inverse[inside]], position[inside]] = value[inside]
-        for sketch, key, enters in ((self.top, top, into_top), (self.sample, drawn, into_sample)):
-            sketch.offer(group[enters], key[enters], window[enters], dense[slot[enters]])
+    def _arrays(self) -> dict[str, Ints]:
+        seconds = time.monotonic() - self.started
+        found: dict[str, Ints] = {"outliers": np.asarray(self.outliers), "seconds": np.asarray(seconds)}
+        for number, state in enumerate(self.states):
+            found |= {f"{number}.{name}": array for name, array in state.arrays().items()}
+        return found
+
+    def _name_of(self, window: int) -> str:
+        corpus = self.work.corpus
+        return corpus.names[int(corpus.context_document[corpus.window_context[window]])]
 
 
-def _save(path: Path, arrays: dict[str, Ints]) -> None:
-    temporary = path.with_suffix(f".tmp{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise HarvestError(f"{path}: could not be written ({error.strerror}); free some space and run again") from error
+def _outliers(activations: torch.Tensor) -> int:
+    norm = activations.float().norm(dim=-1)
+    return int((norm > _OUTLIER * norm.median()).sum())
 
 
-def _load(path: Path) -> dict[str, Ints]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise HarvestError(f"{path}: is no complete shard; delete it and run again") from error
+# --------------------------------------------------------------------------- merging
 
 
-def _merge(files: list[Path], n_features: int, config: HarvestConfig, background: Ints, seconds: float) -> Harvest:
-    groups = n_features * len(SPLITS)
-    top, sample = Sketch(groups, config.top), Sketch(groups, config.top + config.sample)
-    statistics = Statistics.empty(n_features)
-    tokens: list[dict[str, Ints]] = []
-    parts: list[dict[str, Ints]] = []
-    outliers = 0
+def merge(work: Work, files: Sequence[Path]) -> Harvest:
+    """The harvest of all parts together. Raises HarvestError for a part of another harvest, and where shards are missing."""
+    merging = [_Merging(d, work.config) for d in work.dictionaries]
+    parts, seconds = [], 0.0
     for path in files:
-        found = _load(path)
-        top.absorb(_under(found, "top"))
-        sample.absorb(_under(found, "sample"))
-        statistics.merge(_under(found, "statistics"))
-        tokens.append(_under(found, "tokens"))
-        parts.append(_under(found, "background"))
-        outliers += int(found["outliers"][0])
-    whole = {
-        name: np.concatenate([part[name] for part in parts]) for name in ("window", "position", "feature", "value")
-    }
-    order = np.lexsort((whole["position"], whole["feature"], whole["window"]))
-    whole = {name: column[order] for name, column in whole.items()}
-    kept_top, kept_sample = top.entries(), without_top(sample.entries(), top.entries(), config.sample)
-    table = TokenTable.merged(tokens)
-    arrays = [
-        *kept_top.values(),
-        *kept_sample.values(),
-        *whole.values(),
-        *statistics.arrays().values(),
-        *table.values(),
-    ]
-    return Harvest(
-        kept_top,
-        kept_sample,
-        whole,
-        background,
-        statistics,
-        table,
-        outliers,
-        len(files),
-        seconds,
-        _digest(arrays),
-    )
+        about, arrays = load(path)
+        check_same(path, about, work.about)
+        parts.append(part_of(path))
+        seconds += float(arrays["seconds"])
+        for number, one in enumerate(merging):
+            one.absorb(_under(arrays, str(number)), int(arrays["outliers"][number]))
+    if lacking := missing(parts, 0, len(work.ranges)):
+        which = ", ".join(f"{a + 1} to {b}" for a, b in lacking)
+        raise HarvestError(f"the parts lack the shards {which} of {len(work.ranges)}; run them and merge again")
+    found = [one.finish(work.background(d)) for one, d in zip(merging, work.dictionaries, strict=True)]
+    return Harvest(tuple(found), work.token_windows, len(work.ranges), seconds)
+
+
+class _Merging:
+    """The parts of one dictionary, added up."""
+
+    def __init__(self, dictionary: Dictionary, config: HarvestConfig) -> None:
+        groups = dictionary.n_features * len(SPLITS)
+        self.size = config.sample
+        self.top, self.sample = Sketch(groups, config.top), Sketch(groups, config.top + config.sample)
+        self.statistics = Statistics.empty(dictionary.n_features)
+        self.tokens: list[dict[str, Ints]] = []
+        self.background: list[dict[str, Ints]] = []
+        self.outliers = 0
+
+    def absorb(self, arrays: dict[str, Ints], outliers: int) -> None:
+        self.top.absorb(_under(arrays, "top"))
+        self.sample.absorb(_under(arrays, "sample"))
+        self.statistics.merge(_under(arrays, "statistics"))
+        self.tokens.append(_under(arrays, "tokens"))
+        self.background.append(_under(arrays, "background"))
+        self.outliers += outliers
+
+    def finish(self, windows: Ints) -> Found:
+        whole = {
+            name: np.concatenate([part[name] for part in self.background])
+            for name in ("window", "position", "feature", "value")
+        }
+        order = np.lexsort((whole["position"], whole["feature"], whole["window"]))
+        whole = {name: column[order] for name, column in whole.items()}
+        top = self.top.entries()
+        sample = without_top(self.sample.entries(), top, self.size)
+        table = TokenTable.merged(self.tokens)
+        arrays = [
+            *top.values(), *sample.values(), *whole.values(), *self.statistics.arrays().values(), *table.values()
+        ]  # fmt: skip
+        counted = table | {"total": table["total"] * UNIT}
+        return Found(top, sample, whole, windows, self.statistics, counted, self.outliers, _digest(arrays))
 
 
 def without_top(sample: dict[str, Ints], top: dict[str, Ints], size: int) -> dict[str, Ints]:
     """The `size` best-keyed entries of each group that are not among its top windows: a uniform draw of the others."""
     span = int(max(sample["window"].max(initial=0), top["window"].max(initial=0))) + 1
-    other = ~np.isin(sample["group"] * span + sample["window"], top["group"] * span + top["window"])
+    wide = np.int64
+    other = ~np.isin(
+        sample["group"].astype(wide) * span + sample["window"], top["group"].astype(wide) * span + top["window"]
+    )
     group = sample["group"][other]
     rank = np.arange(len(group)) - np.searchsorted(group, group)  # groups are sorted, best key first
     keep = np.flatnonzero(other)[rank < size]

@@ -32,7 +32,7 @@ class Measurer:
     """`await measure([(text, feature), ...])`. Use as `async with`; results do not depend on what shares a batch."""
 
     def __init__(self, subject: Subject, dictionary: Dictionary, *, batch_tokens: int = 2048) -> None:
-        check_width(dictionary, subject.d_hook, subject.hook)
+        check_width(dictionary, subject.widths[dictionary.hook], dictionary.hook)
         self.subject, self.dictionary, self.batch_tokens = subject, dictionary, batch_tokens
         self._waiting: dict[int, list[_Request]] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="glossator-measure")
@@ -133,7 +133,7 @@ class Measurer:
 
     def _encode(self, batch: TokenBatch) -> torch.Tensor:
         """[rows, width, n_features]."""
-        acts = self.subject.activations(batch)
+        acts = self.subject.read(batch)[self.dictionary.hook]
         rows, width = batch.ids.shape
         encoded = self.dictionary.encode(acts.reshape(rows * width, -1))
         if not torch.isfinite(encoded).all():

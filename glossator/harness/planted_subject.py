@@ -13,23 +13,39 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from glossator.errors import SubjectError
+from glossator.harness.dictionary import nonzero
 from glossator.harness.subject import TokenBatch
 from glossator.planted import PlantedFeature, planted_features, planted_tokens, planted_vocabulary
 from glossator.types import Vocabulary
 
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+_HOOKS = ("planted", "planted:reversed")
 
 
 class PlantedSubject:
-    """A `Subject`: coordinate i of a token is the activation of planted feature i there."""
+    """A `Subject`: coordinate i of a token is the activation of planted feature i there.
+
+    Its hooks are `planted` and `planted:reversed`, which gives the same with the coordinates in reverse order.
+    """
 
     name = "planted"
-    hook = "planted"
     causal = False
 
-    def __init__(self, features: Sequence[PlantedFeature] | None = None, *, context_size: int = 128) -> None:
+    def __init__(
+        self,
+        features: Sequence[PlantedFeature] | None = None,
+        *,
+        context_size: int = 128,
+        hooks: Sequence[str] = ("planted",),
+    ) -> None:
+        unknown = [hook for hook in hooks if hook not in _HOOKS]
+        if unknown or not hooks:
+            raise SubjectError(f"hook {', '.join(unknown) or 'none'}: the planted subject has {' and '.join(_HOOKS)}")
         self.features = planted_features() if features is None else tuple(features)
+        self.hooks, self.hook = tuple(hooks), hooks[0]
         self.d_hook = len(self.features)
+        self.widths = dict.fromkeys(self.hooks, self.d_hook)
         self.context_size = context_size
         pieces = (*_SPECIAL, *planted_vocabulary())
         self.vocabulary = Vocabulary.build(
@@ -44,8 +60,16 @@ class PlantedSubject:
         unknown = self._ids["[UNK]"]
         return [[self._ids.get(token, unknown) for token in planted_tokens(text)] for text in texts]
 
+    def read(self, batch: TokenBatch) -> dict[str, Tensor]:
+        """{hook: [rows, width, n_planted]} float32, zero outside of the text between [CLS] and [SEP]."""
+        values = self._planted(batch)
+        return {hook: values.flip(-1) if hook.endswith(":reversed") else values for hook in self.widths}
+
     def activations(self, batch: TokenBatch) -> Tensor:
-        """[rows, width, n_planted] float32, zero outside of the text between [CLS] and [SEP]."""
+        """[rows, width, n_planted] at the first hook."""
+        return self.read(batch)[self.hook]
+
+    def _planted(self, batch: TokenBatch) -> Tensor:
         rows, width = batch.ids.shape
         out = torch.zeros(rows, width, self.d_hook)
         ends = batch.attention.sum(1) - len(self.suffix)
@@ -63,28 +87,44 @@ class PlantedSubject:
         )
         return torch.cat([alone.reshape(len(self.vocabulary), -1), torch.eye(len(self.vocabulary))], 1)
 
+    def unembedding(self) -> Tensor | None:
+        """None: it predicts no tokens."""
+        return None
+
+    def output_weights(self, hook: str) -> Tensor | None:
+        """None: it has no weights."""
+        return None
+
     def identity(self) -> dict[str, Any]:
         return {
             "model": self.name,
             "hook": self.hook,
+            "hooks": list(self.hooks),
             "features": [f"{feature.name}: {feature.description}" for feature in self.features],
             "context_size": self.context_size,
         }
 
 
 class PlantedDictionary:
-    """A `Dictionary` that is the identity: its feature i is planted feature i."""
+    """A `Dictionary` that is the identity: its feature i is planted feature i, at any hook of the planted subject."""
 
-    name = "planted"
+    hook_out: str | None = None
+    signed = False
+    expected_l0: float | None = None
 
-    def __init__(self, n_features: int | None = None) -> None:
+    def __init__(self, n_features: int | None = None, *, name: str = "planted", hook: str = "planted") -> None:
         self.n_features = self.d_in = len(planted_features()) if n_features is None else n_features
+        self.name, self.hook = name, hook
 
     def encode(self, activations: Tensor) -> Tensor:
         """[tokens, n] -> the same."""
         return activations
 
-    def decode(self, features: Tensor) -> Tensor:
+    def active(self, activations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """token, feature and value of what `encode` gives, where it is not zero."""
+        return nonzero(self.encode(activations))
+
+    def decode(self, features: Tensor, activations: Tensor) -> Tensor:
         return features
 
     def directions(self) -> Tensor:
@@ -97,5 +137,6 @@ class PlantedDictionary:
             "architecture": "identity",
             "n_features": self.n_features,
             "d_in": self.d_in,
+            "hook": self.hook,
             "stated": {"variance_explained": 1.0},
         }

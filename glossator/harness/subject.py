@@ -1,16 +1,16 @@
-"""The studied model at one hook point: tokens in, activations [rows, width, d] out.
+"""The studied model at one or several hook points: tokens in, activations [rows, width, d] of each out.
 
-Any Hugging Face encoder or decoder, from a folder or by name, hooked at a module path. The forward pass is cut off
-right after the hook, so later layers cost nothing. Shapes are canonical: floating point is not batch-invariant, so a
-batch always has the same number of rows for its width, padded on the right with rows of nothing.
-It does not train, generate or intervene.
+Any Hugging Face encoder or decoder, from a folder or by name; `hooks` says how a hook point is named. One forward pass
+reads all hooks and is cut off right after the last of them, so later layers cost nothing. Shapes are canonical:
+floating point is not batch-invariant, so a batch always has the same number of rows for its width, padded on the right
+with rows of nothing. It does not train, generate or intervene.
 """
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,8 +18,10 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from glossator.errors import SubjectError
+from glossator.harness.hooks import INPUT, module_path, split, through_final_norm, weights_after
 from glossator.types import Ints, Vocabulary
 
 
@@ -41,8 +43,10 @@ class Subject(Protocol):
     """What the harvest and the measurer need of a model."""
 
     name: str
-    hook: str
-    d_hook: int
+    hooks: tuple[str, ...]
+    hook: str  # the first of them
+    widths: dict[str, int]  # dimensions at each hook
+    d_hook: int  # at the first
     context_size: int  # tokens a forward pass reads, special tokens included
     causal: bool
     vocabulary: Vocabulary
@@ -51,22 +55,38 @@ class Subject(Protocol):
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]: ...
 
+    def read(self, batch: TokenBatch) -> dict[str, Tensor]: ...
+
     def activations(self, batch: TokenBatch) -> Tensor: ...
 
     def embeddings(self) -> Tensor: ...
+
+    def unembedding(self) -> Tensor | None: ...
+
+    def output_weights(self, hook: str) -> Tensor | None: ...
 
     def identity(self) -> dict[str, Any]: ...
 
 
 class _CutOff(Exception):
-    """Raised inside the forward pass once the hook has what it came for."""
+    """Raised inside the forward pass once every hook has what it came for."""
 
 
 class HFSubject:
-    """A transformers model with a forward hook. Raises SubjectError where model or hook do not exist."""
+    """A transformers model with forward hooks. Raises SubjectError where model or hook do not exist.
+
+    Without hooks it is a model to look at: `watch` must come before anything is read, and until then `hook` is empty,
+    `d_hook` 0 and `causal` not known.
+    """
 
     def __init__(
-        self, model: str | Path, hook: str, *, context_size: int = 256, device: str = "cpu", name: str | None = None
+        self,
+        model: str | Path,
+        hooks: str | Sequence[str],
+        *,
+        context_size: int = 256,
+        device: str = "cpu",
+        name: str | None = None,
     ) -> None:
         from transformers import AutoConfig, AutoModel, AutoTokenizer
         from transformers.utils import logging
@@ -84,37 +104,70 @@ class HFSubject:
             raise SubjectError(
                 f"{model}: no such model folder or hub name ({str(error).splitlines()[0][:160]})"
             ) from error
-        self.name, self.hook, self.device = name or (Path(model).name if local else str(model)), hook, device
-        self.path = str(model)
-        self._module = self._find(hook)
-        self.context_size = min(context_size, int(getattr(config, "max_position_embeddings", context_size)))
+        self.name, self.path = name or (Path(model).name if local else str(model)), str(model)
+        self.device = device
+        text = config.get_text_config()  # a model that also sees images keeps the length of its texts one level down
+        self.context_size = min(context_size, int(getattr(text, "max_position_embeddings", context_size)))
         self.prefix, self.suffix = self._special_frame()
         self.vocabulary = _vocabulary(self._tokenizer)
-        self._caught: list[Tensor] = []
-        self._module.register_forward_hook(self._catch)
-        self.d_hook = self._width()
+        self.hooks: tuple[str, ...] = ()
+        self.hook, self.widths, self.d_hook, self.causal = "", dict[str, int](), 0, False
+        self._handles: list[RemovableHandle] = []
+        self._caught: dict[str, Any] = {}
+        self._overwritten: set[str] = set()
+        if hooks or isinstance(hooks, str):
+            self.watch(hooks)
+
+    def watch(self, hooks: str | Sequence[str]) -> None:
+        """Read these hooks from now on, instead of those before. The same hook may come twice and is caught once."""
+        paths = [module_path(h, self._model, self.name) for h in ([hooks] if isinstance(hooks, str) else hooks)]
+        if not paths:
+            raise SubjectError(f"{self.name}: no hook to watch; give a module path with --hook")
+        for handle in self._handles:
+            handle.remove()
+        self.hooks, self.hook = tuple(paths), paths[0]
+        self._handles = [self._register(path) for path in dict.fromkeys(paths)]
+        self.widths = self._probe()
+        self.d_hook = self.widths[self.hook]
         self.causal = self._is_causal()
 
-    def _find(self, hook: str) -> torch.nn.Module:
-        modules: dict[str, torch.nn.Module] = dict(self._model.named_modules())
-        if hook and hook in modules:
-            return modules[hook]
-        stripped = {
-            f"{prefix}{name}": module for name, module in modules.items() for prefix in ("model.", "transformer.")
-        }
-        if hook in stripped:  # AutoModel drops the head and with it the first step of the path
-            return stripped[hook]
-        near = difflib.get_close_matches(hook, list(modules), n=4, cutoff=0.3)
-        raise SubjectError(f"hook {hook!r}: no such module in {self.name}; nearest: {', '.join(near) or 'none'}")
+    def _register(self, path: str) -> RemovableHandle:
+        name, takes_input = split(path)
+        module = self._model.get_submodule(name)
 
-    def _catch(self, _module: torch.nn.Module, _inputs: object, output: object) -> None:
-        value = output[0] if isinstance(output, tuple) else output
-        if not isinstance(value, Tensor):
-            raise SubjectError(
-                f"hook {self.hook!r}: the module returns {type(value).__name__}, not a tensor; hook a layer"
-            )
-        self._caught.append(value)
-        raise _CutOff
+        def before(_module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._catch(path, args[0] if args else kwargs.get("hidden_states"))
+
+        def after(_module: torch.nn.Module, _args: object, output: object) -> None:
+            self._catch(path, output[0] if isinstance(output, tuple) else output)
+
+        handle: RemovableHandle
+        if takes_input:
+            handle = module.register_forward_pre_hook(before, with_kwargs=True)
+        else:
+            handle = module.register_forward_hook(after)
+        return handle
+
+    def _catch(self, path: str, value: object) -> None:
+        if path in self._caught:  # layers that share one module: the first time counts, as it would with one hook
+            return
+        self._caught[path] = value.clone() if path in self._overwritten and isinstance(value, Tensor) else value
+        if len(self._caught) == len(self._handles):
+            raise _CutOff
+
+    def _probe(self) -> dict[str, int]:
+        """The width of each hook; and find the hooks whose tensors a later module overwrites in place.
+
+        Only those are copied when they are caught. Measured: two passes, one with copies, tell them apart.
+        """
+        batch = next(iter(batches([[self.vocabulary_token()]], self, batch_tokens=512)))
+        self._overwritten = set()
+        plain = self.read(batch)
+        if len(plain) > 1:  # one hook alone ends the pass before anything can overwrite it
+            self._overwritten = set(plain)
+            copied = self.read(batch)
+            self._overwritten = {path for path in plain if not torch.equal(plain[path], copied[path])}
+        return {path: int(value.shape[-1]) for path, value in plain.items()}
 
     def _special_frame(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The special tokens that the tokenizer puts before and after a text."""
@@ -125,23 +178,19 @@ class HFSubject:
                 return tuple(full[:start]), tuple(full[start + len(bare) :])
         return (), ()
 
-    def _width(self) -> int:
-        batch = next(iter(batches([[self.vocabulary_token()]], self, batch_tokens=512)))
-        out = self.activations(batch)
-        if out.ndim != 3:
-            raise SubjectError(f"hook {self.hook!r}: gives {tuple(out.shape)}, not [rows, tokens, width]; hook a layer")
-        return int(out.shape[-1])
-
     def _is_causal(self) -> bool:
-        """Whether a token is the same whatever comes after it. Measured: names of classes and configs do not say."""
+        """Whether a token is the same at every hook whatever comes after it.
+
+        Measured: names of classes and configs do not say. Before the first attention every model looks causal.
+        """
         known = self._model.get_input_embeddings().weight.shape[0]  # a tokenizer may have grown past its model
         tokens = np.flatnonzero(~self.vocabulary.special[:known])
         first, *others = tokens[np.linspace(0, len(tokens) - 1, 9).astype(int)].tolist()
         found = []
         for rest in (others[:4], others[4:]):
             batch = next(iter(batches([[first, *rest]], self, batch_tokens=512)))
-            found.append(self.activations(batch)[0, batch.prefix])
-        return torch.equal(*found)
+            found.append([values[0, batch.prefix] for values in self.read(batch).values()])
+        return all(map(torch.equal, *found))
 
     def vocabulary_token(self) -> int:
         return int(np.flatnonzero(~self.vocabulary.special)[0])
@@ -155,22 +204,70 @@ class HFSubject:
         return ids
 
     @torch.inference_mode()
-    def activations(self, batch: TokenBatch) -> Tensor:
-        """[rows, width, d_hook] in the model's own dtype."""
-        self._caught.clear()
-        try:
+    def read(self, batch: TokenBatch) -> dict[str, Tensor]:
+        """{hook: [rows, width, d]} in the model's own dtype, on its device, from one forward pass."""
+        if not self.hooks:
+            raise SubjectError(f"{self.name}: no hook is watched; name one with --hook")
+        self._caught = {}
+        with suppress(_CutOff):
             self._model(input_ids=batch.ids.to(self.device), attention_mask=batch.attention.to(self.device))
-        except _CutOff:
-            return self._caught.pop()
-        raise SubjectError(f"hook {self.hook!r}: the forward pass never reached this module")
+        caught, self._caught = self._caught, {}  # the subject keeps no activations between passes
+        shape = tuple(batch.ids.shape)
+        return {path: _checked(path, caught, shape) for path in dict.fromkeys(self.hooks)}
+
+    def activations(self, batch: TokenBatch) -> Tensor:
+        """[rows, width, d_hook] at the first hook."""
+        return self.read(batch)[self.hook]
 
     def embeddings(self) -> Tensor:
         """[V, d] input embeddings, for finding a token's nearest neighbours."""
         weight: Tensor = self._model.get_input_embeddings().weight
         return weight.detach().float().cpu()
 
+    def unembedding(self) -> Tensor | None:
+        """[V, d_model] float32: `directions @ unembedding().T` is what a direction of the residual stream does to logits.
+
+        The final norm's weight is folded in, and rows are centred where the norm subtracts the mean, so this is the
+        direct effect of adding a direction to the last residual stream, up to the norm's scale. It leaves out that
+        scale, every bias, a soft cap or factor on logits, and all that the layers between do with the direction. None
+        for encoders, and for models without head or whose final norm is not found. An untied head is loaded from the
+        checkpoint with the whole model around it: keep the result.
+        """
+        if not self.hooks:
+            raise SubjectError(f"{self.name}: no hook is watched; name one with --hook")
+        head = self._head() if self.causal else None
+        return None if head is None else through_final_norm(self._model, head)
+
+    def _head(self) -> Tensor | None:
+        """The output embedding, [V, d]. AutoModel leaves it out; tied ones are the input embeddings."""
+        from transformers import AutoModelForCausalLM
+        from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+        config = self._model.config
+        if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+            return None
+        if config.tie_word_embeddings:
+            return self.embeddings()
+        whole, loaded = AutoModelForCausalLM.from_pretrained(
+            self.path, local_files_only=Path(self.path).is_dir(), output_loading_info=True
+        )
+        head = whole.get_output_embeddings()
+        names = {name for name, parameter in whole.named_parameters() if head is not None and parameter is head.weight}
+        if not names or names & set(loaded["missing_keys"]):  # the checkpoint has no head: this one is random
+            return None
+        weight: Tensor = head.weight
+        return weight.detach().float().cpu()
+
+    def output_weights(self, hook: str) -> Tensor | None:
+        """[d_in, d_out] float32: the direction that each coordinate going into a linear map writes.
+
+        For a hook `X:in` (or a TransformerLens name of one) where X is a Linear or GPT-2's Conv1D, None otherwise. A
+        norm that follows the map, as in Gemma 2, is not in it.
+        """
+        return weights_after(self._model, module_path(hook, self._model, self.name))
+
     def identity(self) -> dict[str, Any]:
-        """What makes two subjects the same: weights (hashed in part), hook, dtype, context."""
+        """What makes two subjects the same: weights (hashed in part), hooks, dtype, context."""
         digest = hashlib.blake2b(digest_size=8)
         for name, parameter in self._model.named_parameters():
             digest.update(name.encode() + parameter.detach().flatten()[:64].float().cpu().numpy().tobytes())
@@ -180,10 +277,24 @@ class HFSubject:
             "path": self.path,
             "class": type(self._model).__name__,
             "hook": self.hook,
+            "hooks": list(self.hooks),
             "dtype": dtype,
             "context_size": self.context_size,
             "weights": digest.hexdigest(),
         }
+
+
+def _checked(path: str, caught: dict[str, Any], shape: tuple[int, ...]) -> Tensor:
+    """What was caught at a hook, if it is one vector for each token of the batch."""
+    if path not in caught:
+        raise SubjectError(f"hook {path!r}: the forward pass never reached this module; hook a layer")
+    value = caught[path]
+    if not isinstance(value, Tensor):
+        verb = "takes" if path.endswith(INPUT) else "returns"
+        raise SubjectError(f"hook {path!r}: the module {verb} {type(value).__name__}, not a tensor; hook a layer")
+    if value.ndim != 3 or tuple(value.shape[:2]) != shape:
+        raise SubjectError(f"hook {path!r}: gives {tuple(value.shape)}, not [rows, tokens, width]; hook a layer")
+    return value
 
 
 def _vocabulary(tokenizer: Any) -> Vocabulary:

@@ -1,14 +1,18 @@
-"""A harvest as Arrow tables, ready for the store. The only place that knows both the arrays and the columns."""
+"""A harvest as Arrow tables, ready for the store. The only place that knows both the arrays and the columns.
+
+Tables come as a stream of parts, so that those of a large dictionary are never in memory together.
+"""
 
 from __future__ import annotations
 
 import json
 import platform
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from pydantic import BaseModel
 
@@ -16,81 +20,95 @@ import glossator
 from glossator.config import HarvestConfig
 from glossator.harness.contexts import Corpus
 from glossator.harness.dictionary import Dictionary
-from glossator.harness.harvest import Harvest, LoadingCheck, dense_rows
-from glossator.harness.statistics import entropy
+from glossator.harness.embedder import Embedder
+from glossator.harness.feature_table import feature_tables, lists
+from glossator.harness.harvest import Found, Harvest, dense_rows
+from glossator.harness.loading import LoadingCheck
+from glossator.harness.near_misses import Embed, NearMisses, check_kinds
 from glossator.harness.subject import Subject
 from glossator.types import SPLITS, Floats, Ints, Vocabulary, Windows
 
 _NEIGHBOURS = 8
-_TOP_TOKENS = 12
+_FEATURES = 512  # whose exemplars are one table: about 120,000 rows
+_ROWS = 1 << 20  # of the token table
+_WINDOWS = 8192
+
+Tables = Iterator[tuple[str, pa.Table]]
 
 
 def harvest_tables(
     subject: Subject,
-    dictionary: Dictionary,
+    dictionaries: Sequence[Dictionary],
     corpus: Corpus,
-    sources: list[str],
+    sources: Sequence[str],
     harvest: Harvest,
-    check: LoadingCheck,
+    checks: Sequence[LoadingCheck],
     config: HarvestConfig,
-) -> dict[str, pa.Table]:
-    """Every table that a harvest writes, by name."""
-    kept = np.unique(np.concatenate([harvest.top["window"], harvest.sample["window"], harvest.background_windows]))
-    tables = {
-        "dictionary": _dictionary(subject, dictionary, check),
-        "corpus": _corpus(corpus, sources),
-        "document": _documents(corpus),
-        "harvest": _harvest(dictionary, corpus, harvest, config),
-        "token": _tokens(subject.vocabulary, corpus),
-        "token_neighbour": token_neighbours(subject, corpus),
-        "feature": _features(dictionary, harvest, corpus, subject.vocabulary, config),
-        "feature_token": pa.table(
-            {
-                "dictionary": pa.array([dictionary.name] * len(harvest.tokens["feature"])),
-                "feature": harvest.tokens["feature"].astype(np.int32),
-                "token_id": harvest.tokens["token"].astype(np.int32),
-                "active": harvest.tokens["active"],
-                "total": harvest.tokens["total"],
-            }
-        ),
-        "text_window": _windows(corpus, kept, subject),
-        "background": _background(dictionary.name, corpus, harvest),
-    }
-    exemplars = [
-        _exemplars(dictionary.name, corpus, harvest.top, "top"),
-        _exemplars(dictionary.name, corpus, harvest.sample, "sample"),
+) -> Tables:
+    """All that a harvest writes, by table, in parts. Raises UsageError at once if near misses cannot be mined."""
+    check_kinds(config)
+    embed = _embed(subject, corpus) if "embedding" in config.near_by and config.near_misses else None
+
+    def tables() -> Tables:
+        yield from _shared(subject, corpus, sources)
+        yield "token", _tokens(subject.vocabulary, corpus, harvest)
+        unembedding = subject.unembedding() if subject.causal else None
+        near = NearMisses(corpus, harvest.found, config, embed)
+        for number, (dictionary, found) in enumerate(zip(dictionaries, harvest.found, strict=True)):
+            yield "dictionary", _dictionary(subject, dictionary, checks[number])
+            yield "harvest", _harvest(dictionary, corpus, harvest, found, config)
+            for part in feature_tables(dictionary, found, corpus, subject.vocabulary, unembedding, config):
+                yield "feature", part
+            yield from _of_dictionary(dictionary, corpus, found)
+            for kind, split, best in near.of(number):
+                yield "near_miss", _near_misses(dictionary.name, corpus, kind, split, best)
+        kept = [found.background_windows for found in harvest.found]
+        kept += [entries["window"] for found in harvest.found for entries in (found.top, found.sample)]
+        shown = np.unique(np.concatenate(kept))
+        for begin in range(0, len(shown), _WINDOWS):
+            yield "text_window", _windows(corpus, shown[begin : begin + _WINDOWS], subject)
+
+    return tables()
+
+
+def manifest(subject: Subject, dictionaries: Sequence[Dictionary], *configs: BaseModel) -> dict[str, pa.Table]:
+    """What made this run, by key: versions, identities, configs with shapes and seeds; a row `dictionary` for each."""
+    facts = [
+        ("glossator", glossator.__version__),
+        ("python", platform.python_version()),
+        ("torch", torch.__version__),
+        ("subject", json.dumps(subject.identity())),
+        *(("dictionary", json.dumps(dictionary.identity())) for dictionary in dictionaries),
+        *((type(c).__name__, c.model_dump_json()) for c in configs),
     ]
-    return tables | {"exemplar": pa.concat_tables(exemplars)}
+    return {"manifest": pa.table({"key": [key for key, _ in facts], "value": [value for _, value in facts]})}
 
 
-def manifest(subject: Subject, dictionary: Dictionary, *configs: BaseModel) -> dict[str, pa.Table]:
-    """What made this run, by key: versions, identities, configs with shapes and seeds."""
-    facts = {
-        "glossator": glossator.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "subject": json.dumps(subject.identity()),
-        "dictionary": json.dumps(dictionary.identity()),
-    } | {type(c).__name__: c.model_dump_json() for c in configs}
-    return {"manifest": pa.table({"key": list(facts), "value": list(facts.values())})}
+def _embed(subject: Subject, corpus: Corpus) -> Embed:
+    embedder = Embedder()
+
+    def embed(index: Ints) -> Floats:
+        shown = corpus.windows(index, both_sides=False)
+        return embedder(texts(shown.ids[:, shown.scored], subject.vocabulary).to_pylist())
+
+    return embed
 
 
-def _dictionary(subject: Subject, dictionary: Dictionary, check: LoadingCheck) -> pa.Table:
-    identity, model = dictionary.identity(), subject.identity()
-    row = {
-        "dictionary": dictionary.name, "source": identity.get("source", ""), "architecture": identity.get("architecture", ""),
-        "model": model["model"], "hook": subject.hook, "n_features": dictionary.n_features, "d_in": dictionary.d_in, "l0": check.l0,
-        "variance_explained": check.variance_explained, "stated": json.dumps(identity.get("stated", {})),
-        "identity": json.dumps({"subject": model, "dictionary": identity}),
-    }  # fmt: skip
-    return pa.Table.from_pylist([row])
+# --------------------------------------------------------------------------- what the dictionaries share
 
 
-def _corpus(corpus: Corpus, sources: list[str]) -> pa.Table:
+def _shared(subject: Subject, corpus: Corpus, sources: Sequence[str]) -> Tables:
+    yield "corpus", _corpus(corpus, sources)
+    yield "document", _documents(corpus)
+    yield "token_neighbour", token_neighbours(subject, corpus)
+
+
+def _corpus(corpus: Corpus, sources: Sequence[str]) -> pa.Table:
     n = np.bincount(corpus.window_split, minlength=3)
     row = {
-        "corpus": " + ".join(sources), "sources": sources, "digest": corpus.digest, "documents": len(corpus.names),
-        "tokens": len(corpus.tokens), "windows": len(corpus.window_start), "n_explain": int(n[0]), "n_select": int(n[1]), "n_test": int(n[2]),
+        "corpus": " + ".join(sources), "sources": list(sources), "digest": corpus.digest,
+        "documents": len(corpus.names), "tokens": len(corpus.tokens), "windows": len(corpus.window_start),
+        "n_explain": int(n[0]), "n_select": int(n[1]), "n_test": int(n[2]),
     }  # fmt: skip
     return pa.Table.from_pylist([row])
 
@@ -102,38 +120,23 @@ def _documents(corpus: Corpus) -> pa.Table:
             "document": np.arange(len(corpus.names), dtype=np.int32),
             "name": pa.array(corpus.names),
             "tags": pa.array([list(t) for t in corpus.tags], pa.list_(pa.string())),
-            "split": pa.array([SPLITS[i] for i in corpus.split]),
+            "split": _split(corpus.split),
             "cluster": corpus.cluster.astype(np.int32),
             "tokens": tokens,
         }
     )
 
 
-def _harvest(dictionary: Dictionary, corpus: Corpus, harvest: Harvest, config: HarvestConfig) -> pa.Table:
-    n = len(corpus.tokens)
-    active = int(harvest.statistics.active_tokens.sum())
-    row = {
-        "dictionary": dictionary.name, "corpus": corpus.digest, "digest": harvest.digest, "shards": harvest.shards,
-        "config": config.model_dump_json(), "seconds": harvest.seconds, "tokens_per_second": n / max(harvest.seconds, 1e-9),
-        "outlier_tokens": harvest.outlier_tokens, "active_per_token": active / n,
-    }  # fmt: skip
-    return pa.Table.from_pylist([row])
-
-
-def _token_counts(vocabulary: Vocabulary, corpus: Corpus) -> Ints:
-    """[V] how often each token stands in the split explain."""
-    of_context = np.repeat(corpus.split[corpus.context_document], corpus.context_length)
-    return np.bincount(corpus.tokens[of_context == 0], minlength=len(vocabulary))
-
-
-def _tokens(vocabulary: Vocabulary, corpus: Corpus) -> pa.Table:
+def _tokens(vocabulary: Vocabulary, corpus: Corpus, harvest: Harvest) -> pa.Table:
+    """`n_explain` counts in the windows of the token table alone: rates are taken between the two."""
+    counted = np.repeat(harvest.token_windows, corpus.window_length)  # windows lie side by side
     return pa.table(
         {
             "token_id": np.arange(len(vocabulary), dtype=np.int32),
             "piece": pa.array(vocabulary.pieces),
             "starts_word": vocabulary.starts_word,
             "special": vocabulary.special,
-            "n_explain": _token_counts(vocabulary, corpus),
+            "n_explain": np.bincount(corpus.tokens[counted], minlength=len(vocabulary)),
         }
     )
 
@@ -161,126 +164,147 @@ def token_neighbours(subject: Subject, corpus: Corpus) -> pa.Table:
     )
 
 
-def _features(
-    dictionary: Dictionary, harvest: Harvest, corpus: Corpus, vocabulary: Vocabulary, config: HarvestConfig
-) -> pa.Table:
-    s, n = harvest.statistics, dictionary.n_features
-    active = s.active_tokens.sum(1).numpy()
-    status, reason = statuses(s.active_windows.numpy(), len(corpus.window_start), config)
-    directions = dictionary.directions()
-    neighbours, cosines = _nearest(directions)
-    tokens = harvest.tokens
-    maximum, least = s.maximum.numpy(), s.least.numpy()
-    return pa.table(
-        {
-            "dictionary": pa.array([dictionary.name] * n),
-            "feature": np.arange(n, dtype=np.int32),
-            "status": pa.array(status),
-            "reason": pa.array(reason, pa.string()),
-            "density": active / len(corpus.tokens),
-            "active_tokens": active,
-            "active_windows": pa.array(s.active_windows.numpy().tolist(), pa.list_(pa.int64())),
-            "mean": s.total.numpy() / len(corpus.tokens),
-            "max_activation": maximum.astype(np.float64),
-            "min_positive": np.where(np.isfinite(least), least, 0).astype(np.float64),
-            "threshold": s.thresholds(),
-            "token_entropy": entropy(tokens["feature"], tokens["total"], n),
-            "top_tokens": pa.array(_top_tokens(tokens, n, vocabulary), pa.list_(pa.string())),
-            "decoder_norm": directions.norm(dim=-1).double().numpy(),
-            "neighbours": pa.array(neighbours.tolist(), pa.list_(pa.int32())),
-            "neighbour_cosines": pa.array(cosines.tolist(), pa.list_(pa.float32())),
-            "histogram": pa.array(s.histogram.numpy().tolist(), pa.list_(pa.int64())),
-        }
-    )
-
-
-def statuses(active_windows: Ints, n_windows: int, config: HarvestConfig) -> tuple[list[str], list[str | None]]:
-    """dead, rare, dense or waiting, with the reason. active_windows [F, 3]."""
-    status: list[str] = []
-    reason: list[str | None] = []
-    for row in active_windows:
-        lacking = [
-            f"{a} of {m} in {s}" for a, m, s in zip(row.tolist(), config.min_active, SPLITS, strict=True) if a < m
-        ]
-        if not row.any():
-            status.append("dead")
-            reason.append("never active on this corpus")
-        elif lacking:
-            status.append("rare")
-            reason.append("active windows: " + ", ".join(lacking))
-        elif row.sum() > config.dense_share * n_windows:
-            status.append("dense")
-            reason.append(f"active in {row.sum() / n_windows:.0%} of the windows")
-        else:
-            status.append("waiting")
-            reason.append(None)
-    return status, reason
-
-
-def _nearest(directions: torch.Tensor) -> tuple[Ints, Floats]:
-    rows = torch.nn.functional.normalize(directions, dim=-1)
-    size = min(5, len(rows) - 1)
-    index, value = [], []
-    for begin in range(0, len(rows), 2048):
-        cosine = rows[begin : begin + 2048] @ rows.T
-        cosine[torch.arange(len(cosine)), torch.arange(begin, begin + len(cosine))] = -2.0
-        best = torch.topk(cosine, size, dim=1)
-        index.append(best.indices.int().numpy())
-        value.append(best.values.numpy())
-    return np.concatenate(index), np.concatenate(value)
-
-
-def _top_tokens(tokens: dict[str, Ints], n: int, vocabulary: Vocabulary) -> list[list[str]]:
-    order = np.lexsort((tokens["token"], -tokens["total"], tokens["feature"]))
-    feature, token = tokens["feature"][order], tokens["token"][order]
-    first = np.searchsorted(feature, np.arange(n + 1))
-    return [[vocabulary.name(int(t)) for t in token[a : min(b, a + _TOP_TOKENS)]] for a, b in pairwise(first.tolist())]
-
-
 def _windows(corpus: Corpus, index: Ints, subject: Subject) -> pa.Table:
     shown: Windows = corpus.windows(index, both_sides=not subject.causal)
-    texts = [subject.vocabulary.join([int(t) for t in row]) for row in shown.ids[:, shown.scored]]
     return pa.table(
         {
             "window_id": shown.window_id,
             "document": shown.document,
-            "split": pa.array([SPLITS[i] for i in corpus.window_split[index]]),
+            "split": _split(corpus.window_split[index]),
             "start": np.full(len(index), shown.start, np.int32),
-            "ids": _lists(shown.ids.astype(np.int32)),
-            "text": pa.array(texts),
+            "ids": lists(shown.ids.astype(np.int32)),
+            "text": texts(shown.ids[:, shown.scored], subject.vocabulary),
         }
     )
 
 
-def _exemplars(name: str, corpus: Corpus, entries: dict[str, Ints], stratum: str) -> pa.Table:
-    group, window = entries["group"], entries["window"]
-    acts = dense_rows(entries)
+def texts(ids: Ints, vocabulary: Vocabulary) -> pa.Array:
+    """What `vocabulary.join` makes of each row [n, width], without a Python object for each token."""
+    n = len(vocabulary)
+    dropped = (ids < 0) | vocabulary.special[ids]
+    spaced = vocabulary.starts_word[ids] & (np.cumsum(~dropped, 1) > 1)  # no space before the first
+    used, place = np.unique(np.where(dropped, 2 * n, ids + n * spaced), return_inverse=True)
+    known = [("" if key == 2 * n else " " * (key >= n) + vocabulary.pieces[key % n]) for key in used.tolist()]
+    pieces = pa.array(known, pa.string()).take(pa.array(place.reshape(-1)))
+    offsets = pa.array(np.arange(len(ids) + 1, dtype=np.int32) * ids.shape[1])
+    return pc.binary_join(pa.ListArray.from_arrays(offsets, pieces), "")
+
+
+# --------------------------------------------------------------------------- of one dictionary
+
+
+def _dictionary(subject: Subject, dictionary: Dictionary, check: LoadingCheck) -> pa.Table:
+    identity, model = dictionary.identity(), subject.identity()
+    row = {
+        "dictionary": dictionary.name, "source": identity.get("source", ""),
+        "architecture": identity.get("architecture", ""), "model": model["model"], "hook": dictionary.hook,
+        "n_features": dictionary.n_features, "d_in": dictionary.d_in, "l0": check.l0,
+        "variance_explained": check.variance_explained, "stated": json.dumps(identity.get("stated", {})),
+        "identity": json.dumps({"subject": model, "dictionary": identity}),
+    }  # fmt: skip
+    found = pa.Table.from_pylist([row])
+    found = found.append_column("hook_out", pa.array([dictionary.hook_out], pa.string()))
+    return found.append_column("signed", pa.array([dictionary.signed]))
+
+
+def _harvest(dictionary: Dictionary, corpus: Corpus, harvest: Harvest, found: Found, config: HarvestConfig) -> pa.Table:
+    """`seconds` are those of the one pass, whatever the number of dictionaries."""
+    n = len(corpus.tokens)
+    active = int(found.statistics.active_tokens.sum())
+    row = {
+        "dictionary": dictionary.name, "corpus": corpus.digest, "digest": found.digest, "shards": harvest.shards,
+        "config": config.model_dump_json(), "seconds": harvest.seconds,
+        "tokens_per_second": n / max(harvest.seconds, 1e-9),
+        "outlier_tokens": found.outlier_tokens, "active_per_token": active / n,
+    }  # fmt: skip
+    return pa.Table.from_pylist([row])
+
+
+def _of_dictionary(dictionary: Dictionary, corpus: Corpus, found: Found) -> Tables:
+    tokens = found.tokens
+    for begin in range(0, len(tokens["feature"]), _ROWS):
+        part = {name: column[begin : begin + _ROWS] for name, column in tokens.items()}
+        columns = {
+            "dictionary": pa.repeat(dictionary.name, len(part["feature"])),
+            "feature": part["feature"].astype(np.int32),
+            "token_id": part["token"].astype(np.int32),
+            "active": part["active"],
+            "total": part["total"],
+        }
+        yield "feature_token", pa.table(columns)
+    active = found.statistics.active_windows.cpu().numpy().reshape(-1)
+    ends = {stratum: np.cumsum(getattr(found, stratum)["active"], dtype=np.int64) for stratum in ("top", "sample")}
+    for begin in range(0, dictionary.n_features, _FEATURES):
+        groups = (begin * len(SPLITS), (begin + _FEATURES) * len(SPLITS))
+        top = _between(found.top, ends["top"], *groups)
+        sample = _between(found.sample, ends["sample"], *groups)
+        yield "exemplar", _exemplars(dictionary.name, corpus, top, sample, active)
+    yield "background", _background(dictionary.name, corpus, found)
+
+
+def _between(entries: dict[str, Ints], ends: Ints, low: int, high: int) -> dict[str, Ints]:
+    """The sketch entries of the groups [low, high). `ends`: where each entry's activations end."""
+    a, b = np.searchsorted(entries["group"], [low, high])
+    first, last = (int(ends[i - 1]) if i else 0 for i in (a, b))
+    slots = {name: entries[name][a:b] for name in ("group", "window", "active")}
+    return slots | {name: entries[name][first:last] for name in ("position", "value")}
+
+
+def _exemplars(name: str, corpus: Corpus, top: dict[str, Ints], sample: dict[str, Ints], active: Ints) -> pa.Table:
+    """By group, the top windows first. active [groups]: windows in which the feature is active in that split."""
+    group = np.concatenate([top["group"], sample["group"]]).astype(np.int64)
+    rank = np.concatenate([np.arange(len(e["group"])) - np.searchsorted(e["group"], e["group"]) for e in (top, sample)])
+    acts = np.concatenate([dense_rows(top), dense_rows(sample)])
+    maximum = acts.max(1, initial=0)
+    n_top = len(top["group"])
+    quantile = np.concatenate(
+        [
+            1 - (rank[:n_top] + 0.5) / active[group[:n_top]],
+            _sample_quantiles(group[n_top:], maximum[n_top:], group[:n_top], active),
+        ]
+    )
+    order = np.argsort(group, kind="stable")
+    group = group[order]
     return pa.table(
         {
-            "dictionary": pa.array([name] * len(group)),
+            "dictionary": pa.repeat(name, len(group)),
             "feature": (group // len(SPLITS)).astype(np.int32),
-            "split": pa.array(np.asarray(SPLITS)[group % len(SPLITS)].tolist(), pa.string()),
-            "stratum": pa.array([stratum] * len(group)),
-            "rank": (np.arange(len(group)) - np.searchsorted(group, group)).astype(np.int32),
-            "window_id": corpus.window_id[window],
-            "max_activation": acts.max(1, initial=0),
-            "activations": _lists(acts),
+            "split": _split(group % len(SPLITS)),
+            "stratum": pa.array(["top", "sample"]).take(pa.array((order >= n_top).astype(np.int8))),
+            "rank": rank[order].astype(np.int32),
+            "window_id": corpus.window_id[np.concatenate([top["window"], sample["window"]])[order]],
+            "max_activation": maximum[order],
+            "quantile": quantile[order].astype(np.float32),
+            "activations": lists(acts[order]),
         }
     )
 
 
-def _background(name: str, corpus: Corpus, harvest: Harvest) -> pa.Table:
-    found, windows = harvest.background, harvest.background_windows
-    bounds = np.searchsorted(found["window"], [*windows.tolist(), np.iinfo(np.int32).max])
+def _sample_quantiles(group: Ints, maximum: Floats, top: Ints, active: Ints) -> Floats:
+    """Where drawn windows stand among all active ones: spread evenly, by their maxima, below the top windows.
+
+    Of equal maxima the one with the better key counts as the weaker; they differ by no more than the estimate errs.
+    """
+    order = np.lexsort((maximum, group))
+    rank = np.empty(len(group), np.int64)
+    rank[order] = np.arange(len(group)) - np.searchsorted(group, group)
+    size = np.searchsorted(group, group, "right") - np.searchsorted(group, group)
+    below = active[group] - (np.searchsorted(top, group, "right") - np.searchsorted(top, group))
+    return np.asarray((rank + 0.5) / size * below / active[group])
+
+
+def _background(name: str, corpus: Corpus, found: Found) -> pa.Table:
+    entries, windows = found.background, found.background_windows
+    bounds = np.searchsorted(entries["window"], [*windows.tolist(), np.iinfo(np.int32).max])
     offsets = pa.array(bounds.astype(np.int32))
     column: dict[str, Any] = {
-        key: pa.ListArray.from_arrays(offsets, pa.array(found[key])) for key in ("feature", "position", "value")
+        key: pa.ListArray.from_arrays(offsets, pa.array(entries[key])) for key in ("feature", "position", "value")
     }
     return pa.table(
         {
-            "dictionary": pa.array([name] * len(windows)),
+            "dictionary": pa.repeat(name, len(windows)),
             "window_id": corpus.window_id[windows],
-            "split": pa.array([SPLITS[i] for i in corpus.window_split[windows]]),
+            "split": _split(corpus.window_split[windows]),
             "features": column["feature"],
             "positions": column["position"],
             "activations": column["value"],
@@ -288,6 +312,20 @@ def _background(name: str, corpus: Corpus, harvest: Harvest) -> pa.Table:
     )
 
 
-def _lists(rows: Any) -> pa.Array:
-    offsets = pa.array(np.arange(len(rows) + 1, dtype=np.int32) * rows.shape[1])
-    return pa.ListArray.from_arrays(offsets, pa.array(rows.reshape(-1)))
+def _near_misses(name: str, corpus: Corpus, kind: str, split: str, best: dict[str, Ints]) -> pa.Table:
+    n = len(best["feature"])
+    return pa.table(
+        {
+            "dictionary": pa.repeat(name, n),
+            "feature": best["feature"].astype(np.int32),
+            "split": pa.repeat(split, n),
+            "kind": pa.repeat(kind, n),
+            "rank": best["rank"].astype(np.int32),
+            "window_id": corpus.window_id[best["window"]],
+            "similarity": best["similarity"].astype(np.float32),
+        }
+    )
+
+
+def _split(index: Ints) -> pa.Array:
+    return pa.array(SPLITS).take(pa.array(index))

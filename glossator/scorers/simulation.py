@@ -61,11 +61,7 @@ def scene(record: FeatureRecord, split: Split) -> Scene:
     other = np.flatnonzero(~np.isin(pool.windows.window_id, active.windows.window_id))  # no window counts twice
     n = len(other)
     index = other[(np.arange(min(len(active.windows), n)) + record.feature.index * 131) % max(n, 1)]
-    return Scene(active, take(pool, index), pool)
-
-
-def take(sample: Sample, index: Ints) -> Sample:
-    return Sample(sample.windows.take(index), sample.activations[index], sample.stratum[index], sample.weight[index])
+    return Scene(active, pool.take(index), pool)
 
 
 def sums_of(scene: Scene, prediction: Ints | Floats) -> Floats:
@@ -124,6 +120,6 @@ def near(scene: Scene, predict: Predict, prediction: Ints | Floats, draws: int, 
     false = np.flatnonzero((told > 0).any(1))[: len(scene.active.windows)]
     if not len(false):
         return Estimate(float("nan"), float("nan"), float("nan"), 0)
-    mixed = Scene(scene.active, take(scene.pool, silent[false]), scene.pool)
+    mixed = Scene(scene.active, scene.pool.take(silent[false]), scene.pool)
     both = np.concatenate([np.asarray(prediction)[: len(scene.active.windows)], told[false]])
     return simulation(mixed, both, draws_for(mixed, draws, seed))

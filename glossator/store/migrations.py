@@ -49,7 +49,23 @@ CREATE TABLE label (dictionary VARCHAR, feature INTEGER, label VARCHAR, explaine
     p_vs_permuted DOUBLE, p_vs_neighbour DOUBLE, lift_over_lexical DOUBLE, trusted BOOLEAN, status VARCHAR, reason VARCHAR, explanation_id VARCHAR);
 """
 
-MIGRATIONS: tuple[str, ...] = (M001,)
+# Names of poles, quantiles, the tokens that a direction promotes, near misses. What an older harvest did not measure stays NULL.
+M002 = """
+ALTER TABLE dictionary ADD COLUMN hook_out VARCHAR;
+ALTER TABLE dictionary ADD COLUMN signed BOOLEAN;
+UPDATE dictionary SET signed = false;
+ALTER TABLE feature ADD COLUMN name VARCHAR;
+ALTER TABLE feature ADD COLUMN quantiles DOUBLE[];
+ALTER TABLE feature ADD COLUMN top_logits VARCHAR[];
+ALTER TABLE feature ADD COLUMN top_logit_values FLOAT[];
+ALTER TABLE feature ADD COLUMN bottom_logits VARCHAR[];
+ALTER TABLE feature ADD COLUMN bottom_logit_values FLOAT[];
+UPDATE feature SET name = feature::VARCHAR;
+ALTER TABLE exemplar ADD COLUMN quantile FLOAT;
+CREATE TABLE near_miss (dictionary VARCHAR, feature INTEGER, split VARCHAR, kind VARCHAR, rank INTEGER, window_id BIGINT, similarity FLOAT);
+"""
+
+MIGRATIONS: tuple[str, ...] = (M001, M002)
 
 VIEWS = """
 CREATE OR REPLACE VIEW labels AS
@@ -72,9 +88,10 @@ WHERE (p.p_fires >= 0.5) <> o.fires
 ORDER BY abs(p.p_fires - o.fires::INT) DESC, e.dictionary, e.feature;
 
 CREATE OR REPLACE VIEW scoreboard AS
-WITH scorable AS (SELECT count(*) AS n FROM feature WHERE status NOT IN ('dead', 'rare')),
-     broken AS (SELECT count(*) AS n FROM (SELECT arg_max(status, rowid) AS status FROM stage WHERE stage = 'score' GROUP BY dictionary, feature)
-                WHERE status = 'failed'),
+WITH judged AS (SELECT DISTINCT explainer, dictionary FROM score WHERE split = 'test'),
+     scorable AS (SELECT explainer, count(*) FILTER (status NOT IN ('dead', 'rare')) AS n FROM judged JOIN feature USING (dictionary) GROUP BY ALL),
+     last_word AS (SELECT dictionary, arg_max(status, rowid) AS status FROM stage WHERE stage = 'score' GROUP BY dictionary, feature),
+     broken AS (SELECT explainer, count(*) FILTER (status = 'failed') AS n FROM judged LEFT JOIN last_word USING (dictionary) GROUP BY ALL),
      scored AS (SELECT explainer, predictor, metric, count(value) AS n, count(*) FILTER (value IS NULL AND note IS NULL) AS failed, avg(value) AS mean, median(value) AS median,
                        stddev_samp(value) AS sd, sum(value) AS total FROM score WHERE split = 'test' GROUP BY ALL),
      nulls AS (SELECT s.explainer, s.predictor, s.metric, avg(n.null_mean) AS null_mean FROM null_score n
@@ -82,7 +99,7 @@ WITH scorable AS (SELECT count(*) AS n FROM feature WHERE status NOT IN ('dead',
                WHERE n.comparison = 'permuted' GROUP BY ALL)
 SELECT explainer, predictor, metric, scored.n, mean, total / nullif(scored.n + failed + broken.n, 0) AS mean_with_failures, median,
        mean - 1.96 * sd / sqrt(scored.n) AS low, mean + 1.96 * sd / sqrt(scored.n) AS high, null_mean, scored.n / nullif(scorable.n, 0) AS coverage
-FROM scored CROSS JOIN scorable CROSS JOIN broken LEFT JOIN nulls USING (explainer, predictor, metric)
+FROM scored JOIN broken USING (explainer) LEFT JOIN scorable USING (explainer) LEFT JOIN nulls USING (explainer, predictor, metric)
 ORDER BY metric, explainer, predictor;
 
 CREATE OR REPLACE VIEW coverage AS

@@ -1,9 +1,14 @@
-"""Reading features back in bulk: a stream of `FeatureRecord`s, a few hundred at a time, in bounded memory."""
+"""Reading features back in bulk: a stream of `FeatureRecord`s, a few hundred at a time, in bounded memory.
+
+Joining and sorting rows that hold lists is what costs time in SQL, so queries only filter: order and the text of
+windows are looked up in numpy. All windows are held while that is small, else those of one batch at a time.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -12,9 +17,13 @@ import pyarrow as pa
 
 from glossator.errors import FeatureError, StoreError
 from glossator.store.store import Store
-from glossator.types import SPLITS, WINDOW, FeatureId, FeatureRecord, Ints, Sample, Split, Vocabulary, Windows
+from glossator.types import SPLITS, WINDOW, FeatureId, FeatureRecord, Floats, Ints, Sample, Split, Vocabulary, Windows
 
-_BATCH = 128
+_BATCH = 256
+_HELD = 1 << 28  # bytes of shown windows that are held for a whole reading
+_SHOWS = 100  # windows that a record shows, about: with more of all windows than that a feature, few are met twice
+_STRATA = np.asarray(["top", "sample"])
+_NEAR = np.asarray(["near_overlap", "near_embedding"])
 
 
 def vocabulary(store: Store) -> Vocabulary:
@@ -49,6 +58,17 @@ def check_features(store: Store, dictionary: str, features: Sequence[int]) -> No
             raise FeatureError(f"feature {index}: {dictionary} has features 0 to {n - 1}")
 
 
+def token_scale(store: Store) -> float:
+    """How many tokens of explain one token that was counted stands for: 1 where they were counted in all windows.
+
+    `token.n_explain` and the columns of `feature_token`, times this, are estimates for the whole split, like the weights.
+    """
+    ((counted, whole),) = store.sql(
+        "SELECT (SELECT sum(n_explain) FROM token), (SELECT sum(tokens) FROM document WHERE split = 'explain')"
+    )
+    return float(whole / counted) if counted else 1.0  # no tokens, nothing to scale
+
+
 @dataclass(frozen=True)
 class Background:
     """The background windows of one split, with all features' activations on them, sorted by feature."""
@@ -61,11 +81,17 @@ class Background:
     n_corpus: int  # windows of this split in the whole corpus
 
     def sample(self, feature: int) -> Sample:
-        a, b = np.searchsorted(self.feature, [feature, feature + 1])
+        # of the column's own type: for another one numpy would convert the whole column
+        a, b = np.searchsorted(self.feature, np.asarray([feature, feature + 1], self.feature.dtype))
         acts = np.zeros((len(self.windows), WINDOW), np.float32)
         acts[self.row[a:b], self.position[a:b]] = self.value[a:b]
+        return Sample(self.windows, acts, *self._same)
+
+    @cached_property
+    def _same(self) -> tuple[Any, Floats, Floats]:
+        """Stratum, weight and quantile: the same for every feature."""
         n = len(self.windows)
-        return Sample(self.windows, acts, np.full(n, "background"), np.full(n, self.n_corpus / max(n, 1)))
+        return np.full(n, "background"), np.full(n, self.n_corpus / max(n, 1)), np.full(n, np.nan)
 
 
 def _windows(table: pa.Table) -> Windows:
@@ -105,51 +131,116 @@ def records(
 ) -> Iterator[FeatureRecord]:
     """The records of `features`, in their order."""
     behind = behind or background(store, dictionary)
+    held = _held(store, len(features))
     for batch in _batches(features):
-        yield from _batch_records(store, dictionary, batch, behind)
+        yield from _batch_records(store, dictionary, batch, behind, held)
 
 
-_IN = "dictionary = ? AND feature IN (SELECT unnest(?::INTEGER[]))"
+_SHOWN = "SELECT window_id, document, start, ids FROM text_window"
+_IN = "dictionary = $d AND feature BETWEEN $low AND $high AND feature IN (SELECT unnest($batch::INTEGER[]))"
+_SPLIT = "CASE split WHEN 'explain' THEN 0 WHEN 'select' THEN 1 ELSE 2 END::TINYINT AS split"
+
+
+def _held(store: Store, wanted: int) -> Windows | None:
+    """All windows in order of their ids, where they fit and the features to be read will meet most of them anyway."""
+    n, width = store.sql("SELECT count(*), max(len(ids)) FROM text_window")[0]
+    if not n or n * width * 4 > _HELD or n > wanted * _SHOWS:
+        return None
+    return _by_id(store.arrow(_SHOWN))
+
+
+def _by_id(table: pa.Table) -> Windows:
+    windows = _windows(table)
+    return windows.take(np.argsort(windows.window_id))
 
 
 @dataclass(frozen=True)
 class _Batch:
-    """What the store holds of a few features: their rows, exemplars in order of feature, tokens in order of feature."""
+    """What the store holds of a few features. Exemplars and near misses stand in the order in which samples show them.
+
+    `exemplar` and `near` hold the columns of their tables as arrays, with `group` = feature * 3 + split and `at`, the
+    row of `shown` that is their window. `activations` alone stay as they were read: `order` says where each row went.
+    """
 
     about: dict[int, dict[str, Any]]
-    exemplars: pa.Table
-    tokens: pa.Table
+    tokens: dict[str, Ints]
+    exemplar: dict[str, Ints]
+    near: dict[str, Ints]
+    shown: Windows
 
     @classmethod
-    def read(cls, store: Store, dictionary: str, batch: list[int]) -> _Batch:
+    def read(cls, store: Store, dictionary: str, batch: list[int], held: Windows | None) -> _Batch:
+        within = {"d": dictionary, "low": min(batch), "high": max(batch), "batch": batch}
         about = store.arrow(
             "SELECT feature, status, reason, density, threshold, max_activation, active_windows, neighbours FROM feature "
             f"WHERE {_IN}",
-            [dictionary, batch],
+            within,
         ).to_pylist()
-        exemplars = store.arrow(
-            "SELECT e.feature, e.split, e.stratum, e.activations, w.window_id, w.document, w.start, w.ids FROM exemplar e "
-            f"JOIN text_window w USING (window_id) WHERE e.{_IN.replace('feature IN', 'e.feature IN')} "
-            "ORDER BY e.feature, e.split, e.stratum DESC, e.rank",
-            [dictionary, batch],
+        exemplar = _columns(
+            store.arrow(
+                f"SELECT feature, {_SPLIT}, (stratum <> 'top')::UTINYINT AS stratum, rank, window_id, quantile, activations "
+                f"FROM exemplar WHERE {_IN}",
+                within,
+            )
         )
-        tokens = store.arrow(
-            f"SELECT feature, token_id, active, total FROM feature_token WHERE {_IN} ORDER BY feature, total DESC, token_id",
-            [dictionary, batch],
+        near = _columns(
+            store.arrow(
+                f"SELECT feature, {_SPLIT}, (kind <> 'overlap')::UTINYINT AS stratum, rank, window_id FROM near_miss WHERE {_IN}",
+                within,
+            )
         )
-        return cls({row["feature"]: row for row in about}, exemplars, tokens)
+        tokens = _columns(
+            store.arrow(f"SELECT feature, token_id, active, total FROM feature_token WHERE {_IN}", within)
+        )
+        if (scale := token_scale(store)) != 1:
+            tokens |= {name: tokens[name] * scale for name in ("active", "total")}
+        order = np.lexsort((tokens["token_id"], -tokens["total"], tokens["feature"]))
+        if held is None:
+            wanted = " UNION ALL ".join(f"SELECT window_id FROM {t} WHERE {_IN}" for t in ("exemplar", "near_miss"))
+            held = _by_id(store.arrow(f"{_SHOWN} WHERE window_id IN ({wanted})", within))
+        return cls(
+            {row["feature"]: row for row in about},
+            {name: column[order] for name, column in tokens.items()},
+            _in_order(store, exemplar, held),
+            _each_once(_in_order(store, near, held)),
+            held,
+        )
+
+
+def _columns(table: pa.Table) -> dict[str, Ints]:
+    """Arrays by name; lists of one length become the rows of a matrix, NULL becomes NaN."""
+    lists = {f.name for f in table.schema if pa.types.is_list(f.type)}
+    return {name: _matrix(table[name]) if name in lists else table[name].to_numpy() for name in table.column_names}
+
+
+def _in_order(store: Store, rows: dict[str, Ints], shown: Windows) -> dict[str, Ints]:
+    """Rows by feature, split, stratum and rank, with `group` and `at`."""
+    order = np.lexsort((rows["rank"], rows["stratum"], rows["split"], rows["feature"]))
+    ordered = {name: column[order] for name, column in rows.items() if name != "activations"}
+    at = np.searchsorted(shown.window_id, ordered["window_id"])
+    if not np.array_equal(np.append(shown.window_id, -1)[at], ordered["window_id"]):
+        raise StoreError(f"{store.path}: windows that exemplars name are missing in text_window; harvest again")
+    group = ordered["feature"].astype(np.int64) * len(SPLITS) + ordered["split"]
+    more = {"activations": rows["activations"], "order": order} if "activations" in rows else {}
+    return ordered | more | {"group": group, "at": at}
+
+
+def _each_once(near: dict[str, Ints]) -> dict[str, Ints]:
+    """A window that is a near miss by both kinds keeps its first place."""
+    key = np.stack([near["group"], near["at"]], 1)
+    first = np.sort(np.unique(key, axis=0, return_index=True)[1]) if len(key) else np.empty(0, np.int64)
+    return {name: column[first] for name, column in near.items()}
 
 
 def _batch_records(
-    store: Store, dictionary: str, batch: list[int], behind: dict[Split, Background]
+    store: Store, dictionary: str, batch: list[int], behind: dict[Split, Background], held: Windows | None
 ) -> Iterator[FeatureRecord]:
-    found = _Batch.read(store, dictionary, batch)
-    samples = _samples(found)
-    token_feature = found.tokens["feature"].to_numpy()
-    token_ids, counts, sums = (found.tokens[name].to_numpy() for name in ("token_id", "active", "total"))
-    for index in batch:
-        row = found.about[index]
-        a, b = np.searchsorted(token_feature, [index, index + 1])
+    found = _Batch.read(store, dictionary, batch, held)
+    exemplars, near = _bounds(found.exemplar, batch), _bounds(found.near, batch)
+    tokens = np.searchsorted(found.tokens["feature"], [batch, [i + 1 for i in batch]]).T.tolist()
+    n_windows = (behind["explain"].n_corpus, behind["select"].n_corpus, behind["test"].n_corpus)
+    for place, index in enumerate(batch):
+        row, (a, b) = found.about[index], tokens[place]
         explain, select, test = row["active_windows"]
         yield FeatureRecord(
             feature=FeatureId(dictionary, index),
@@ -159,33 +250,45 @@ def _batch_records(
             threshold=row["threshold"],
             max_activation=row["max_activation"],
             active_windows=(explain, select, test),
-            n_windows=(behind["explain"].n_corpus, behind["select"].n_corpus, behind["test"].n_corpus),
-            token_ids=token_ids[a:b],
-            token_counts=counts[a:b],
-            token_sums=sums[a:b],
+            n_windows=n_windows,
+            token_ids=found.tokens["token_id"][a:b],
+            token_counts=found.tokens["active"][a:b],
+            token_sums=found.tokens["total"][a:b],
             neighbours=tuple(row["neighbours"]),
-            exemplars=samples.get(index, {}),
+            exemplars=_exemplars(found, exemplars[place], row["active_windows"]),
             background=_Lazy(behind, index),
+            near_misses={name: _near(found, slice(*at)) for name, at in zip(SPLITS, near[place], strict=True)},
         )
 
 
-def _samples(found: _Batch) -> dict[int, dict[Split, Sample]]:
-    """The exemplars of each feature by split; a feature that was never active has none."""
-    table = found.exemplars
-    if not table.num_rows:
+def _bounds(rows: dict[str, Ints], batch: list[int]) -> list[list[list[int]]]:
+    """[batch][split] -> first row and the one after the last."""
+    group = np.asarray(batch)[:, None] * len(SPLITS) + np.arange(len(SPLITS))
+    found: list[list[list[int]]] = np.searchsorted(rows["group"], np.stack([group, group + 1], -1)).tolist()
+    return found
+
+
+def _exemplars(found: _Batch, bounds: list[list[int]], active: Sequence[int]) -> dict[Split, Sample]:
+    """The exemplars of one feature by split; a feature that was never active has none."""
+    if bounds[0][0] == bounds[-1][1]:
         return {}
-    windows, acts = _windows(table), _matrix(table["activations"]).astype(np.float32)
-    feature, split, stratum = (table[name].to_numpy() for name in ("feature", "split", "stratum"))
-    out: dict[int, dict[Split, Sample]] = {}
-    for index in np.unique(feature).tolist():
-        a, b = np.searchsorted(feature, [index, index + 1])
-        out[index] = {}
-        for number, name in enumerate(SPLITS):
-            members = a + np.flatnonzero(split[a:b] == name)
-            strata = stratum[members].astype(str)
-            weight = _weights(strata, int(found.about[index]["active_windows"][number]))
-            out[index][name] = Sample(windows.take(members), acts[members], strata, weight)
+    rows = found.exemplar
+    out: dict[Split, Sample] = {}
+    for name, (a, b), n in zip(SPLITS, bounds, active, strict=True):
+        sampled = rows["stratum"][a:b]
+        top = b - a - int(sampled.sum())
+        # top windows stand for themselves, sampled ones for the other active windows
+        weight = np.where(sampled, (n - top) / max(b - a - top, 1), 1.0)
+        acts = rows["activations"][rows["order"][a:b]].astype(np.float32, copy=False)
+        out[name] = Sample(found.shown.take(rows["at"][a:b]), acts, _STRATA[sampled], weight, rows["quantile"][a:b])
     return out
+
+
+def _near(found: _Batch, part: slice) -> Sample:
+    rows = found.near
+    windows = found.shown.take(rows["at"][part])
+    n = len(windows)
+    return Sample(windows, np.zeros((n, WINDOW), np.float32), _NEAR[rows["stratum"][part]], np.zeros(n))
 
 
 class _Lazy(Mapping[Split, Sample]):
@@ -202,13 +305,6 @@ class _Lazy(Mapping[Split, Sample]):
 
     def __len__(self) -> int:
         return len(self._behind)
-
-
-def _weights(stratum: Any, active: int) -> Any:
-    """Top windows stand for themselves, sampled ones for the other active windows."""
-    top = int((stratum == "top").sum())
-    sampled = len(stratum) - top
-    return np.where(stratum == "top", 1.0, (active - top) / max(sampled, 1))
 
 
 def _batches(features: Sequence[int]) -> Iterator[list[int]]:

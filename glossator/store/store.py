@@ -1,7 +1,8 @@
 """One DuckDB file a run. All rows are written by one thread, in groups; an awaited `put` has been committed.
 
 Single-row statements reach a few hundred rows a second, groups through Arrow tens of thousands, and the event loop
-stays free while the disk works. What one `put` is given is written in one transaction: all of it or nothing.
+stays free while the disk works. What one `put` is given is written in one transaction: all of it or nothing. A stream
+of tables is read by the writer itself, one table at a time, in a transaction of its own: it cannot be read twice.
 `Store(":memory:")` is its own double.
 """
 
@@ -11,9 +12,10 @@ import asyncio
 import dataclasses
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from itertools import chain, groupby
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,7 +23,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from glossator.errors import StoreError, UnsealedError
+from glossator.errors import GlossatorError, StoreError, UnsealedError
 from glossator.store.migrations import migrate
 from glossator.types import (
     ExperimentRow,
@@ -68,7 +70,17 @@ class _Replacement:
         return len(self.rows)
 
 
-_What = Sequence[Row] | Mapping[str, pa.Table] | _Replacement
+@dataclasses.dataclass(frozen=True)
+class _Stream:
+    """Tables that are made while they are written."""
+
+    tables: Iterable[tuple[str, pa.Table]]
+
+    def __len__(self) -> int:
+        return _GROUP_ROWS  # nothing more is gathered behind it
+
+
+_What = Sequence[Row] | _Stream | _Replacement
 _Job = tuple[_What, "Future[None]"]
 
 
@@ -112,9 +124,13 @@ class Store:
         """`put` for synchronous callers."""
         self._submit(rows).result()
 
-    def put_tables(self, tables: Mapping[str, pa.Table]) -> None:
-        """Append whole Arrow tables, all in one transaction."""
-        self._submit(tables).result()
+    def put_tables(self, tables: Mapping[str, pa.Table] | Iterable[tuple[str, pa.Table]]) -> None:
+        """Append whole Arrow tables, all in one transaction; a name may come more than once.
+
+        Pairs are taken one by one in the writer's thread, so that no more than one table need be in memory. What their
+        iterator raises undoes all of them, and is raised here: a GlossatorError as itself, anything else as StoreError.
+        """
+        self._submit(_Stream(tables.items() if isinstance(tables, Mapping) else tables)).result()
 
     def replace_now(self, before: _Step, rows: Sequence[Row], after: _Step = lambda connection: None) -> None:
         """Delete with `before`, write rows, amend with `after`: one transaction, so that a kill leaves the old or the new."""
@@ -143,7 +159,9 @@ class Store:
                     break
                 group.append(following)
                 size += len(following[0])
-            self._commit([job for job in group if job[1].set_running_or_notify_cancel()])
+            wanted = [job for job in group if job[1].set_running_or_notify_cancel()]
+            for _, together in groupby(enumerate(wanted), lambda of: of[0] if isinstance(of[1][0], _Stream) else -1):
+                self._commit([job for _, job in together])
             if stop:
                 return
 
@@ -164,11 +182,9 @@ class Store:
 
     def _transaction(self, batch: Sequence[_What]) -> None:
         rows: dict[type, list[Row]] = {}
-        tables: list[tuple[str, pa.Table]] = []
+        streams = [what.tables for what in batch if isinstance(what, _Stream)]
         for what in batch:
-            if isinstance(what, Mapping):
-                tables += what.items()
-            else:
+            if not isinstance(what, _Stream):
                 for row in what.rows if isinstance(what, _Replacement) else what:
                     rows.setdefault(type(row), []).append(row)
         for row in rows.get(MeasurementRow, []):
@@ -176,13 +192,13 @@ class Store:
                 raise UnsealedError(
                     f"experiment {row.experiment_id}: its outcome came before any prediction was stored"
                 )
-        tables += [(_TABLES[kind], _arrow(kind, members)) for kind, members in rows.items()]
+        tables = [(_TABLES[kind], _arrow(kind, members)) for kind, members in rows.items()]
         self._connection.execute("BEGIN")
         try:
             replaced = [what for what in batch if isinstance(what, _Replacement)]
             for what in replaced:
                 what.before(self._connection)
-            for name, table in tables:
+            for name, table in chain(*streams, tables):
                 self._insert(name, table)
             for what in replaced:
                 what.after(self._connection)
@@ -217,9 +233,11 @@ class Store:
         )
         return [feature for (feature,) in rows]
 
-    def arrow(self, query: str, parameters: Sequence[Any] = ()) -> pa.Table:
+    def arrow(self, query: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> pa.Table:
+        """`sql` as an Arrow table; a mapping holds named parameters."""
         with self.cursor() as cursor:
-            return cursor.execute(query, list(parameters)).to_arrow_table()
+            given = dict(parameters) if isinstance(parameters, Mapping) else list(parameters)
+            return cursor.execute(query, given).to_arrow_table()
 
     @contextmanager
     def cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -291,12 +309,14 @@ def _opening(path: str, message: str) -> str:
     return f"{path}: cannot be opened ({message.splitlines()[0][:160]})"
 
 
-def _writing(path: str, error: BaseException) -> StoreError:
-    if isinstance(error, StoreError):
+def _writing(path: str, error: BaseException) -> GlossatorError:
+    if isinstance(error, GlossatorError):
         return error
     message = (str(error) or type(error).__name__).splitlines()[0][:200]
+    found = StoreError(f"{path}: could not be written ({message})")
     if "No space left" in message or "Could not write" in message or "out of disk" in message.lower():
-        return StoreError(
+        found = StoreError(
             f"{path}: the disk is full ({message}); free some space and run again, what was committed is kept"
         )
-    return StoreError(f"{path}: could not be written ({message})")
+    found.__cause__ = error  # it may come from whoever made the tables: the trace says where
+    return found

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pytest
 
 from glossator.config import HarvestConfig
 from glossator.harness.contexts import Corpus
-from glossator.harness.harvest import Harvest
+from glossator.harness.harvest import Found, token_windows
 from glossator.types import WINDOW
 
 _WHOLE = (1 << 64) - 1
@@ -87,12 +88,12 @@ def unpacked(entries: dict[str, Array], n_features: int) -> dict[Group, list[tup
     return found
 
 
-def assert_sketches_equal(found: Harvest, expected: Brute, n_features: int) -> None:
+def assert_sketches_equal(found: Found, expected: Brute, n_features: int) -> None:
     assert unpacked(found.top, n_features) == expected.top
     assert unpacked(found.sample, n_features) == expected.sample
 
 
-def assert_background_equals(found: Harvest, expected: Brute) -> None:
+def assert_background_equals(found: Found, expected: Brute) -> None:
     assert found.background_windows.tolist() == expected.background_windows
     columns = (found.background[name].tolist() for name in ("window", "position", "feature", "value"))
     cells = {(w, p, f): v for w, p, f, v in zip(*columns, strict=True)}
@@ -104,7 +105,7 @@ def assert_background_equals(found: Harvest, expected: Brute) -> None:
     assert cells == {(w, p, f): v for w, p, f, v in wanted}
 
 
-def assert_statistics_equal(found: Harvest, corpus: Corpus, acts: Array) -> None:
+def assert_statistics_equal(found: Found, corpus: Corpus, acts: Array) -> None:
     """Counts, extremes and histograms to the bit; sums to the order of addition."""
     statistics = found.statistics.arrays()
     split = np.repeat(corpus.split[corpus.context_document], corpus.context_length)
@@ -116,26 +117,36 @@ def assert_statistics_equal(found: Harvest, corpus: Corpus, acts: Array) -> None
     assert np.array_equal(statistics["active_windows"], np.stack(per_split, 1))
     assert np.array_equal(statistics["maximum"], acts.max(0))
     assert np.array_equal(statistics["least"], np.where(acts > 0, acts, np.inf).min(0))
-    assert np.allclose(statistics["total"], wide.sum(0), rtol=1e-12)
-    assert np.allclose(statistics["squares"], (wide * wide).sum(0), rtol=1e-12)
+    assert np.array_equal(statistics["total"], units(wide).sum(0))
     edges = 2.0 ** (np.arange(256) / 8 - 16)
     thresholds = found.statistics.thresholds()
     for feature in range(acts.shape[1]):
         values = wide[(split == 0) & (acts[:, feature] > 0), feature]
         assert np.array_equal(statistics["histogram"][feature], np.histogram(values, [*edges, np.inf])[0])
         carried = [edge for edge in edges if values[values >= edge].sum() >= 0.9 * values.sum() * (1 - 1e-12)]
-        assert thresholds[feature] == (carried[-1] if len(values) else 0.0)
+        least = acts[acts[:, feature] > 0, feature].min(initial=np.inf)
+        assert thresholds[feature] == (carried[-1] if len(values) else least if np.isfinite(least) else 0.0)
+        for share, quantile in zip(
+            (0.1, 0.5, 0.99), found.statistics.quantiles((0.1, 0.5, 0.99))[feature], strict=True
+        ):
+            exact = np.quantile(values, share, method="inverted_cdf") if len(values) else 0.0
+            assert quantile == pytest.approx(exact, rel=0.046)
 
 
-def assert_token_table_equals(found: Harvest, corpus: Corpus, acts: Array) -> None:
-    explain = np.repeat(corpus.split[corpus.context_document], corpus.context_length) == 0
+def units(wide: Array) -> Array:
+    """Whole numbers of 2^-24."""
+    return np.rint(wide * 2.0**24).astype(np.int64)
+
+
+def assert_token_table_equals(found: Found, corpus: Corpus, acts: Array, config: HarvestConfig) -> None:
+    explain = np.repeat(token_windows(corpus, config), corpus.window_length)
     expected: dict[tuple[int, int], list[float]] = {}
     for at, feature in zip(*np.nonzero(acts * explain[:, None]), strict=True):
         cell = expected.setdefault((int(feature), int(corpus.tokens[at])), [0, 0.0])
         cell[0] += 1
-        cell[1] += float(acts[at, feature])
+        cell[1] += float(units(np.float64(acts[at, feature])) * 2.0**-24)
     table = found.tokens
     assert list(zip(table["feature"].tolist(), table["token"].tolist(), strict=True)) == sorted(expected)
     counts = [expected[key][0] for key in sorted(expected)]
     assert table["active"].tolist() == counts
-    assert np.allclose(table["total"], [expected[key][1] for key in sorted(expected)], rtol=1e-12)
+    assert table["total"].tolist() == [expected[key][1] for key in sorted(expected)]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from glossator.config import CorpusConfig, HarvestConfig
 from glossator.harness.contexts import Corpus, prepare
-from glossator.harness.harvest import Harvest, harvest
+from glossator.harness.harvest import Found, Work, harvest, shard_ranges
 from glossator.harness.planted_subject import PlantedDictionary, PlantedSubject
 from glossator.planted import PlantedFeature
 from glossator.types import Document
@@ -27,11 +28,25 @@ def planted_truth(subject: PlantedSubject, corpus: Corpus) -> Array:
     return out
 
 
-def run(corpus: Corpus, config: HarvestConfig, folder: Path, **more: object) -> Harvest:
+def run(corpus: Corpus, config: HarvestConfig, folder: Path, **more: Any) -> Found:
     """A harvest of planted features."""
-    subject = more.pop("subject", None) or PlantedSubject()
-    dictionary = more.pop("dictionary", None) or PlantedDictionary(subject.d_hook)
-    return harvest(subject, dictionary, corpus, config, folder, **more)  # type: ignore[arg-type]
+    return harvest(
+        work_of(corpus, config, more.pop("subject", None), more.pop("dictionary", None)), folder, **more
+    ).found[0]
+
+
+def work_of(
+    corpus: Corpus,
+    config: HarvestConfig,
+    subject: PlantedSubject | None = None,
+    dictionary: PlantedDictionary | None = None,
+) -> Work:
+    subject = subject or PlantedSubject()
+    return Work(subject, [dictionary or PlantedDictionary(subject.d_hook)], corpus, config)
+
+
+def n_shards(corpus: Corpus, config: HarvestConfig) -> int:
+    return len(shard_ranges(corpus, config.shard_tokens))
 
 
 def corpus_of(documents: Sequence[Document], subject: PlantedSubject | None = None) -> Corpus:
@@ -39,7 +54,7 @@ def corpus_of(documents: Sequence[Document], subject: PlantedSubject | None = No
     return prepare(documents, subject.tokenize, subject.context_size - 2, CorpusConfig())
 
 
-def contents(found: Harvest) -> list[object]:
+def contents(found: Found) -> list[object]:
     n = len(found.statistics.total)
     background = [found.background[k].tolist() for k in ("window", "position", "feature", "value")]
     return [unpacked(found.top, n), unpacked(found.sample, n), background, found.background_windows.tolist()]

@@ -7,15 +7,25 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
+    AutoModelForCausalLM,
     BertConfig,
     BertModel,
+    Gemma2Config,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    Gemma3TextConfig,
+    GemmaConfig,
     GPT2Config,
     GPT2LMHeadModel,
+    GPTNeoXConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
     MPNetConfig,
     MPNetModel,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
 )
 
 WORDS = [
@@ -91,9 +101,64 @@ def small_llama(path: Path) -> Path:
     return save(path, LlamaForCausalLM(config), tokenizer)
 
 
-def small_encoder(path: Path, kind: str = "bert") -> Path:
+def small_encoder(path: Path, kind: str = "bert", *, rough: bool = False) -> Path:
     torch.manual_seed(2)
     tokenizer = word_tokenizer()
     config_of, model_of = {"bert": (BertConfig, BertModel), "mpnet": (MPNetConfig, MPNetModel)}[kind]
     config = config_of(vocab_size=len(tokenizer), max_position_embeddings=66, **SMALL)
-    return save(path, model_of(config), tokenizer)
+    model = model_of(config)
+    return save(path, roughened(model) if rough else model, tokenizer)
+
+
+GROUPED = {"num_key_value_heads": 1, "max_position_embeddings": 64}
+WIDE = {**GROUPED, "head_dim": 12}  # heads that together are wider than the residual stream
+DECODERS = {
+    "gpt2": (GPT2Config, {"n_inner": 32, "n_positions": 64}),
+    "gpt_neox": (GPTNeoXConfig, {"max_position_embeddings": 64}),
+    "gpt_neox_sequential": (GPTNeoXConfig, {"max_position_embeddings": 64, "use_parallel_residual": False}),
+    "llama": (LlamaConfig, GROUPED),
+    "mistral": (MistralConfig, GROUPED),
+    "qwen2": (Qwen2Config, GROUPED),
+    "qwen3": (Qwen3Config, WIDE),
+    "gemma": (GemmaConfig, WIDE),
+    "gemma2": (Gemma2Config, WIDE),
+    "gemma3_text": (Gemma3TextConfig, WIDE),
+}
+
+
+def small_decoder(path: Path, kind: str, **options: object) -> Path:
+    """A causal model of any family. No norm is left at its first weights, which would hide a forgotten factor."""
+    tokenizer = word_tokenizer(frame=("[CLS]",))
+    config_of, own = DECODERS[kind]
+    ids = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 2}
+    config = config_of(vocab_size=len(tokenizer), **{**SMALL, **own, **ids, **options})
+    torch.manual_seed(3)
+    return save(path, roughened(AutoModelForCausalLM.from_config(config)), tokenizer)
+
+
+def roughened(model: torch.nn.Module) -> torch.nn.Module:
+    """The model with larger weights, and with biases and norms moved off their first values, so that each part shows."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter += 0.3 * torch.randn_like(parameter)
+            else:
+                parameter *= 5
+    return model
+
+
+def small_gemma3_with_images(path: Path) -> Path:
+    """Gemma 3 as the larger ones are: the text model is one part of it."""
+    tokenizer = word_tokenizer(frame=("[CLS]",))
+    text = {**SMALL, **WIDE, "vocab_size": len(tokenizer), "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 2}
+    vision = {**SMALL, "image_size": 8, "patch_size": 4}
+    config = Gemma3Config(
+        text_config=text,
+        vision_config=vision,
+        mm_tokens_per_image=4,
+        image_token_id=5,
+        boi_token_index=6,
+        eoi_token_index=7,
+    )
+    torch.manual_seed(4)
+    return save(path, roughened(Gemma3ForConditionalGeneration(config)), tokenizer)

@@ -11,13 +11,14 @@ import torch
 from glossator.config import HarvestConfig
 from glossator.errors import DictionaryError, HarvestError
 from glossator.harness.contexts import Corpus
-from glossator.harness.harvest import Harvest, background_windows, shard_ranges, without_top
+from glossator.harness.harvest import Found, background_windows, shard_ranges, without_top
+from glossator.harness.parts import part_of
 from glossator.harness.planted_subject import PlantedDictionary, PlantedSubject
 from glossator.harness.subject import TokenBatch
 from glossator.planted import planted_documents
 from glossator.types import Document
 from tests.harness.brute import assert_background_equals, assert_sketches_equal, assert_statistics_equal, brute_harvest
-from tests.harness.planted_runs import contents, corpus_of, planted_truth, run
+from tests.harness.planted_runs import contents, corpus_of, n_shards, planted_truth, run
 
 # ------------------------------------------------------------------ numbers that cannot be used
 
@@ -29,9 +30,10 @@ class _Poisoned(PlantedSubject):
         super().__init__()
         self._poison, self._where = poison, self._ids[where]
 
-    def activations(self, batch: TokenBatch) -> torch.Tensor:
-        out = super().activations(batch)
-        out[batch.ids == self._where] = self._poison
+    def read(self, batch: TokenBatch) -> dict[str, torch.Tensor]:
+        out = super().read(batch)
+        for values in out.values():
+            values[batch.ids == self._where] = self._poison
         return out
 
 
@@ -41,18 +43,20 @@ def test_activations_that_cannot_be_used_name_their_document(tmp_path: Path, poi
     culprit = Document("the culprit", ("then the falcon flew over the old lamp",))
     corpus = corpus_of([*plain[:30], culprit, *plain[30:]])
     config = HarvestConfig(batch_tokens=512, encode_tokens=256, shard_tokens=1024)
-    with pytest.raises(HarvestError, match="document the culprit:"):
+    with pytest.raises(HarvestError, match="document the culprit, dictionary planted: "):
         run(corpus, config, tmp_path, subject=_Poisoned(poison))
     owners = [corpus.context_document[begin:end] for begin, end in shard_ranges(corpus, config.shard_tokens)]
     bad = next(i for i, documents in enumerate(owners) if 30 in documents)
-    assert len(list(tmp_path.iterdir())) == bad > 0  # the shards before it, and nothing half done
+    (kept,) = tmp_path.iterdir()
+    part = part_of(kept)
+    assert part.first == 0 < part.last <= bad  # shards before it, and nothing half done
 
 
 def test_what_is_not_content_may_be_anything(
-    planted_corpus: Corpus, planted_config: HarvestConfig, planted_harvest: Harvest, tmp_path: Path
+    planted_corpus: Corpus, planted_config: HarvestConfig, planted_found: Found, tmp_path: Path
 ) -> None:
     found = run(planted_corpus, planted_config, tmp_path, subject=_Poisoned(float("nan"), "[SEP]"))
-    assert contents(found) == contents(planted_harvest)
+    assert contents(found) == contents(planted_found)
 
 
 def test_a_dictionary_of_another_width_is_refused_before_the_pass(
@@ -88,7 +92,7 @@ def test_a_shard_in_which_nothing_is_active_does_not_change_the_types(tmp_path: 
     features = PlantedSubject().features[:5]  # none of them knows the quiet words
     config = HarvestConfig(batch_tokens=512, encode_tokens=256, shard_tokens=1024)
     found = run(corpus, config, tmp_path, subject=PlantedSubject(features))
-    assert found.shards > 3
+    assert n_shards(corpus, config) > 3
     types = {name: column.dtype for name, column in found.background.items()}
     assert types == {"window": np.int32, "position": np.uint8, "feature": np.int32, "value": np.float32}
     assert_background_equals(found, brute_harvest(corpus, planted_truth(PlantedSubject(features), corpus), config))

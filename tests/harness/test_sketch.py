@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
-from glossator.harness.sketch import Sketch, mix, sample_key, top_key
+from glossator.harness.sketch import Sketch, feature_salt, mix, sample_key, top_key
 from glossator.types import WINDOW
 
 GROUPS, K = 6, 4
@@ -124,9 +124,9 @@ def test_top_keys_order_by_activation_and_then_by_window() -> None:
 
 def test_sample_keys_depend_on_seed_window_and_feature() -> None:
     window, feature = torch.arange(50).repeat(40), torch.arange(40).repeat_interleave(50)
-    keys = [sample_key(seed, window, feature) for seed in range(5)]
+    keys = [sample_key(feature_salt(seed, 40), window, feature) for seed in range(5)]
     assert len(torch.unique(torch.cat(keys))) == 5 * 2000
-    assert torch.equal(sample_key(3, window, feature), keys[3])
+    assert torch.equal(sample_key(feature_salt(3, 40), window, feature), keys[3])
     assert all((k >= 0).all() for k in keys)
 
 
@@ -153,7 +153,7 @@ def test_samples_are_uniform_over_windows(drawn: str) -> None:
     counts = np.zeros(n)
     for number in range(draws):
         seed, feature = (number, 17) if drawn == "window" else (17, number)
-        keys = sample_key(seed, window_id, torch.full((n,), feature))
+        keys = sample_key(feature_salt(seed, feature + 1), window_id, torch.full((n,), feature))
         counts[torch.topk(keys, k).indices.numpy()] += 1
     expected = draws * k / n
     # a draw without replacement varies less than a multinomial, by the factor (n - k) / (n - 1)
@@ -166,7 +166,7 @@ def test_pairs_of_windows_are_drawn_together_as_often_as_chance_has_it() -> None
     window_id = mix(torch.arange(n) + 1000)
     together = np.zeros((n, n))
     for seed in range(draws):
-        chosen = torch.topk(sample_key(seed, window_id, torch.full((n,), 3)), k).indices.numpy()
+        chosen = torch.topk(sample_key(feature_salt(seed, 4), window_id, torch.full((n,), 3)), k).indices.numpy()
         together[np.ix_(chosen, chosen)] += 1
     pairs = together[np.triu_indices(n, 1)]
     expected = draws * k * (k - 1) / (n * (n - 1))

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from glossator.config import HarvestConfig
+from glossator.harness.feature_table import statuses
 from glossator.harness.planted_subject import PlantedSubject
-from glossator.harness.statistics import BINS, Statistics, TokenTable, bin_edges, bin_of, entropy
-from glossator.harness.tables import statuses, token_neighbours
+from glossator.harness.statistics import BINS, UNIT, Statistics, TokenTable, bin_edges, bin_of, entropy
+from glossator.harness.tables import token_neighbours
 from glossator.types import Document, Vocabulary
 from tests.harness.planted_runs import corpus_of
 
@@ -52,27 +53,33 @@ def test_the_threshold_is_the_highest_edge_above_which_lies_nine_tenths_of_the_m
 
 
 def test_thresholds_come_from_explain_alone() -> None:
-    assert statistics_of([5.0], split=1).thresholds().tolist() == [0.0, 0.0]
+    both = statistics_of([5.0, 7.0], split=1)
+    assert both.thresholds().tolist() == [0.0, 5.0]  # nothing in explain: whatever is active fires
+    both.merge(statistics_of([2.0]).arrays())
+    assert both.thresholds().tolist() == [0.0, 2.0]
 
 
 def test_statistics_of_parts_merge_into_those_of_the_whole() -> None:
     rng = np.random.default_rng(1)
     feature = torch.from_numpy(rng.integers(0, 6, 900))
     split = torch.from_numpy(rng.integers(0, 3, 900))
-    value = torch.from_numpy(rng.integers(1, 99, 900).astype(np.float32))  # whole numbers: sums are exact
+    value = torch.from_numpy(np.exp(4 * rng.standard_normal(900)).astype(np.float32))
+    active, of = torch.from_numpy(rng.random((90, 6)) < 0.3), torch.from_numpy(rng.integers(0, 3, 90))
     whole, merged = Statistics.empty(6), Statistics.empty(6)
     whole.add(feature, value, split)
-    whole.add_windows(feature, split)
-    for part in (slice(0, 1), slice(1, 500), slice(500, 900)):
+    whole.add_windows(active, of)
+    for part in (slice(500, 900), slice(0, 1), slice(1, 500)):  # in another order
         piece = Statistics.empty(6)
         piece.add(feature[part], value[part], split[part])
-        piece.add_windows(feature[part], split[part])
+        tenth = slice(part.start // 10, part.stop // 10)
+        piece.add_windows(active[tenth], of[tenth])
         merged.merge(piece.arrays())
+    assert whole.active_windows.sum() == active.sum()
     for name, array in whole.arrays().items():
         assert np.array_equal(array, merged.arrays()[name]), name
 
 
-@pytest.mark.parametrize("compact", [50, 10**9])
+@pytest.mark.parametrize("compact", [16, 64, 1 << 20])
 def test_the_token_table_is_exact_however_often_it_is_compacted(compact: int) -> None:
     rng = np.random.default_rng(2)
     table = TokenTable(40, compact)
@@ -86,7 +93,7 @@ def test_the_token_table_is_exact_however_often_it_is_compacted(compact: int) ->
             cell[0], cell[1] = cell[0] + 1, cell[1] + v
     found = table.arrays()
     rows = zip(*(found[name].tolist() for name in ("feature", "token", "active", "total")), strict=True)
-    assert {(f, t): [a, v] for f, t, a, v in rows} == expected
+    assert {(f, t): [a, v * UNIT] for f, t, a, v in rows} == expected
 
 
 def test_token_tables_of_shards_merge() -> None:

@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from glossator.config import HarvestConfig
-from glossator.errors import FeatureError, StoreError
+from glossator.errors import StoreError
 from glossator.harness.contexts import Corpus
-from glossator.harness.harvest import Harvest, loading_check
-from glossator.harness.planted_subject import PlantedDictionary, PlantedSubject
-from glossator.harness.tables import harvest_tables
+from glossator.harness.harvest import Found
+from glossator.harness.near_misses import NearMisses
+from glossator.harness.planted_subject import PlantedSubject
 from glossator.planted import PlantedFeature, planted_documents, planted_features
-from glossator.store.records import background, check_features, dictionaries, records, the_dictionary, vocabulary
+from glossator.store import records as reading
+from glossator.store.records import records, vocabulary
 from glossator.store.store import Store
-from glossator.types import MARGIN, SPLITS, WINDOW, FeatureId, FeatureRecord
+from glossator.types import MARGIN, SPLITS, WINDOW, FeatureId, FeatureRecord, Split
 from tests.harness.brute import dense_windows, unpacked
 from tests.harness.planted_runs import corpus_of, planted_truth, run
-
-
-def stored(store: Store, subject: PlantedSubject, corpus: Corpus, found: Harvest, config: HarvestConfig) -> Store:
-    dictionary = PlantedDictionary(subject.d_hook)
-    check = loading_check(subject, dictionary, corpus, config)
-    store.put_tables(harvest_tables(subject, dictionary, corpus, ["planted"], found, check, config))
-    return store
-
-
-@pytest.fixture(scope="module")
-def store(
-    planted_subject: PlantedSubject, planted_corpus: Corpus, planted_harvest: Harvest, planted_config: HarvestConfig
-) -> Iterator[Store]:
-    with Store(":memory:") as opened:
-        yield stored(opened, planted_subject, planted_corpus, planted_harvest, planted_config)
+from tests.store.stored import stored
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +39,9 @@ def test_records_come_in_the_order_that_was_asked_for(store: Store) -> None:
 
 
 def test_facts_of_a_feature_are_those_of_the_harvest(
-    found: list[FeatureRecord], planted_harvest: Harvest, planted_corpus: Corpus
+    found: list[FeatureRecord], planted_found: Found, planted_corpus: Corpus
 ) -> None:
-    statistics = planted_harvest.statistics
+    statistics = planted_found.statistics
     sizes = tuple(np.bincount(planted_corpus.window_split, minlength=3).tolist())
     for i, record in enumerate(found):
         assert record.active_windows == tuple(statistics.active_windows[i].tolist())
@@ -67,9 +54,9 @@ def test_facts_of_a_feature_are_those_of_the_harvest(
 
 
 def test_exemplars_are_those_of_the_sketches_top_first_and_best_first(
-    found: list[FeatureRecord], planted_harvest: Harvest, planted_corpus: Corpus
+    found: list[FeatureRecord], planted_found: Found, planted_corpus: Corpus
 ) -> None:
-    top, sample = unpacked(planted_harvest.top, 12), unpacked(planted_harvest.sample, 12)
+    top, sample = unpacked(planted_found.top, 12), unpacked(planted_found.sample, 12)
     for i, record in enumerate(found):
         for number, split in enumerate(SPLITS):
             held = record.exemplars[split]
@@ -98,7 +85,7 @@ def test_activations_stand_at_the_tokens_that_were_shown(found: list[FeatureReco
 
 
 def test_background_is_every_background_window_with_every_activation(
-    found: list[FeatureRecord], planted_subject: PlantedSubject, planted_corpus: Corpus, planted_harvest: Harvest
+    found: list[FeatureRecord], planted_subject: PlantedSubject, planted_corpus: Corpus, planted_found: Found
 ) -> None:
     windows = dense_windows(planted_corpus, planted_truth(planted_subject, planted_corpus))
     position = {int(window_id): i for i, window_id in enumerate(planted_corpus.window_id)}
@@ -107,7 +94,7 @@ def test_background_is_every_background_window_with_every_activation(
         for number, split in enumerate(SPLITS):
             held = record.background[split]
             index = np.asarray([position[int(w)] for w in held.windows.window_id])
-            drawn = planted_harvest.background_windows
+            drawn = planted_found.background_windows
             assert sorted(index) == drawn[planted_corpus.window_split[drawn] == number].tolist()
             assert np.array_equal(held.activations, windows[index][:, :, i])
             assert np.array_equal(held.windows.ids, planted_corpus.windows(index, both_sides=True).ids)
@@ -115,9 +102,9 @@ def test_background_is_every_background_window_with_every_activation(
 
 
 def test_tokens_of_a_feature_are_those_of_the_table_heaviest_first(
-    found: list[FeatureRecord], planted_harvest: Harvest
+    found: list[FeatureRecord], planted_found: Found
 ) -> None:
-    table = planted_harvest.tokens
+    table = planted_found.tokens
     for i, record in enumerate(found):
         of = table["feature"] == i
         expected = zip(
@@ -128,6 +115,141 @@ def test_tokens_of_a_feature_are_those_of_the_table_heaviest_first(
         )
         assert sorted(rows) == sorted(expected)
         assert [total for _, _, total in rows] == sorted((total for _, _, total in rows), reverse=True)
+
+
+def test_quantiles_say_where_a_window_stands_among_the_active_ones(
+    found: list[FeatureRecord], planted_corpus: Corpus, planted_subject: PlantedSubject
+) -> None:
+    """Exactly for top windows; for drawn ones about, in the order of their maxima and below every top window."""
+    windows = dense_windows(planted_corpus, planted_truth(planted_subject, planted_corpus)).max(1)
+    error = []
+    for i, record in enumerate(found):
+        for number, split in enumerate(SPLITS):
+            held, active = record.exemplars[split], record.active(split)
+            top, drawn = held.stratum == "top", held.stratum == "sample"
+            expected = 1 - (np.arange(top.sum()) + 0.5) / active
+            assert held.quantile[top] == pytest.approx(expected, abs=1e-6)
+            maxima = held.activations[drawn].max(1)
+            assert (np.diff(held.quantile[drawn][np.lexsort((held.quantile[drawn], maxima))]) > 0).all()
+            assert (held.quantile[drawn] < expected.min(initial=1)).all() and (held.quantile > 0).all()
+            every = np.sort(windows[planted_corpus.window_split == number, i])
+            every = every[every > 0]
+            low, high = np.searchsorted(every, maxima), np.searchsorted(every, maxima, "right")
+            true = np.clip(
+                held.quantile[drawn], low / active, high / active
+            )  # ties may stand anywhere among their like
+            error += (held.quantile[drawn] - true).tolist()
+    assert abs(np.mean(error)) < 0.02 and np.max(np.abs(error)) < 0.35
+
+
+def test_near_misses_are_those_that_were_mined_with_no_weight_and_no_activation(
+    found: list[FeatureRecord], planted_corpus: Corpus, planted_found: Found, planted_config: HarvestConfig
+) -> None:
+    near: dict[tuple[Split, int], list[int]] = {(split, i): [] for split in SPLITS for i in range(12)}
+    for _, split, best in NearMisses(planted_corpus, [planted_found], planted_config).of(0):
+        for feature, window in zip(best["feature"].tolist(), best["window"].tolist(), strict=True):
+            near[split, feature].append(window)
+    assert sum(map(len, near.values())) > 100
+    for i, record in enumerate(found):
+        assert list(record.near_misses) == list(SPLITS)
+        for split, held in record.near_misses.items():
+            wanted = np.asarray(near[split, i], int)
+            assert held.windows.window_id.tolist() == planted_corpus.window_id[wanted].tolist()
+            assert np.array_equal(held.windows.ids, planted_corpus.windows(wanted, both_sides=True).ids)
+            assert held.activations.shape == (len(wanted), WINDOW) and not held.activations.any()
+            assert held.weight.tolist() == [0.0] * len(wanted) and np.isnan(held.quantile).all()
+            assert held.stratum.tolist() == ["near_overlap"] * len(wanted)
+            assert np.isnan(record.background[split].quantile).all()
+
+
+def near_miss(kind: str, rank: int, window_id: int) -> dict[str, object]:
+    return {"dictionary": "planted", "feature": 4, "split": "test", "kind": kind, "rank": rank, "window_id": window_id}
+
+
+def test_a_near_miss_of_both_kinds_comes_once_as_the_first(
+    planted_subject: PlantedSubject, planted_corpus: Corpus, planted_found: Found, planted_config: HarvestConfig
+) -> None:
+    a, b, c = planted_corpus.window_id[planted_found.background_windows[:3]].tolist()
+    rows = [
+        near_miss("embedding", 1, b),
+        near_miss("overlap", 0, a),
+        near_miss("embedding", 0, c),
+        near_miss("embedding", 2, a),
+    ]
+    with Store(":memory:") as store:
+        config = planted_config.model_copy(update={"near_misses": 0})
+        stored(store, planted_subject, planted_corpus, planted_found, config)
+        store.put_tables({"near_miss": pa.Table.from_pylist(rows)})
+        one, two = records(store, "planted", [4, 5])
+    assert one.near_misses["test"].windows.window_id.tolist() == [a, c, b]
+    assert one.near_misses["test"].stratum.tolist() == ["near_overlap", "near_embedding", "near_embedding"]
+    assert [len(record.near_misses[s].windows) for record in (one, two) for s in SPLITS] == [0, 0, 3, 0, 0, 0]
+
+
+@pytest.mark.parametrize("held", [0, 1 << 28])
+@pytest.mark.parametrize("batch", [1, 5, 256])
+def test_records_are_the_same_however_they_are_read(
+    store: Store, found: list[FeatureRecord], held: int, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "_HELD", held)
+    monkeypatch.setattr(reading, "_SHOWS", 10**6)
+    monkeypatch.setattr(reading, "_BATCH", batch)
+    for again in records(store, "planted", [3, 11, 3, 0]):
+        record = found[again.feature.index]
+        assert (again.active_windows, again.threshold) == (record.active_windows, record.threshold)
+        assert same(again, record)
+
+
+def test_records_do_not_depend_on_the_order_of_rows(store: Store, found: list[FeatureRecord]) -> None:
+    """Older files hold all top windows before all drawn ones."""
+    with Store(":memory:") as shuffled:
+        for name in (
+            "corpus",
+            "feature",
+            "token",
+            "feature_token",
+            "text_window",
+            "exemplar",
+            "near_miss",
+            "background",
+        ):
+            table = store.arrow(f"FROM {name}")
+            order = np.random.default_rng(5).permutation(table.num_rows)
+            shuffled.put_tables({name: table.take(pa.array(order))})
+        for one, two in zip(records(shuffled, "planted", range(12)), found, strict=True):
+            assert same(one, two)
+
+
+def same(one: FeatureRecord, two: FeatureRecord) -> bool:
+    """All arrays of two records."""
+    equal = [np.array_equal(getattr(one, name), getattr(two, name)) for name in ("token_ids", "token_sums")]
+    for kind in ("exemplars", "near_misses"):
+        for split in SPLITS:
+            a, b = getattr(one, kind)[split], getattr(two, kind)[split]
+            equal += [
+                np.array_equal(getattr(a, name), getattr(b, name)) for name in ("activations", "weight", "stratum")
+            ]
+            equal += [np.array_equal(getattr(a.windows, n), getattr(b.windows, n)) for n in ("ids", "document")]
+            equal.append(np.array_equal(a.quantile, b.quantile, equal_nan=True))
+    return all(equal)
+
+
+def test_part_of_a_sample_keeps_what_is_known_of_each_window(found: list[FeatureRecord]) -> None:
+    whole = found[2].exemplars["explain"]
+    part = whole.take(np.asarray([4, 0]))
+    for name in ("activations", "stratum", "weight", "quantile"):
+        assert np.array_equal(getattr(part, name), getattr(whole, name)[[4, 0]])
+    assert part.windows.window_id.tolist() == whole.windows.window_id[[4, 0]].tolist()
+
+
+def test_a_window_that_is_missing_is_named(
+    planted_subject: PlantedSubject, planted_corpus: Corpus, planted_found: Found, planted_config: HarvestConfig
+) -> None:
+    with Store(":memory:") as store:
+        stored(store, planted_subject, planted_corpus, planted_found, planted_config)
+        store.execute("DELETE FROM text_window WHERE window_id = (SELECT max(window_id) FROM exemplar)")
+        with pytest.raises(StoreError, match="missing in text_window; harvest again"):
+            list(records(store, "planted", range(12)))
 
 
 # ------------------------------------------------------------------ weights
@@ -221,64 +343,3 @@ def test_many_features_are_read_in_batches_without_loss(tmp_path: Path) -> None:
             ids = corpus.window_id[[w for w, _ in top[i, 2]]] if top[i, 2] else np.zeros(0)
             assert held.windows.window_id[held.stratum == "top"].tolist() == ids.tolist()
             assert held.weight.sum() == pytest.approx(record.active("test"))
-
-
-# ------------------------------------------------------------------ the rest of the run file
-
-
-def test_the_vocabulary_comes_back(store: Store, planted_subject: PlantedSubject) -> None:
-    read, written = vocabulary(store), planted_subject.vocabulary
-    assert read.pieces == written.pieces
-    assert np.array_equal(read.starts_word, written.starts_word)
-    assert np.array_equal(read.special, written.special)
-    assert read.index == written.index
-
-
-def test_tables_say_what_was_harvested(
-    store: Store, planted_corpus: Corpus, planted_harvest: Harvest, planted_subject: PlantedSubject
-) -> None:
-    assert store.sql("SELECT digest, shards FROM harvest") == [(planted_harvest.digest, planted_harvest.shards)]
-    assert store.sql("SELECT documents, tokens, n_explain + n_select + n_test = windows FROM corpus") == [
-        (400, len(planted_corpus.tokens), True)
-    ]
-    assert store.sql("SELECT sum(tokens) FROM document") == [(len(planted_corpus.tokens),)]
-    in_explain = np.repeat(planted_corpus.split[planted_corpus.context_document], planted_corpus.context_length) == 0
-    counts = np.bincount(planted_corpus.tokens[in_explain], minlength=len(planted_subject.vocabulary))
-    assert [n for (n,) in store.sql("SELECT n_explain FROM token ORDER BY token_id")] == counts.tolist()
-    assert store.sql("SELECT top_tokens FROM feature WHERE feature = 10") == [(["flood", "rain"],)]
-
-
-def test_neighbouring_tokens_are_others_that_the_corpus_holds(store: Store, planted_corpus: Corpus) -> None:
-    pieces = vocabulary(store).pieces
-    used = set(planted_corpus.tokens.tolist())
-    found = dict(store.sql("SELECT token_id, neighbours FROM token_neighbour"))
-    assert found.keys() == used
-    for token, neighbours in found.items():
-        assert token not in neighbours
-        assert set(neighbours) <= used
-    red = {pieces[t] for t in found[pieces.index("red")][:5]}
-    assert red == {"green", "blue", "yellow", "purple", "orange"}
-
-
-def test_an_empty_run_file_says_what_to_do_first() -> None:
-    with Store(":memory:") as empty:
-        for call in (vocabulary, the_dictionary):
-            with pytest.raises(StoreError, match="holds no harvest yet; run `glossator harvest"):
-                call(empty)
-        assert dictionaries(empty) == []
-
-
-def test_a_wrong_dictionary_or_feature_is_named(store: Store) -> None:
-    assert the_dictionary(store) == the_dictionary(store, "planted") == "planted"
-    with pytest.raises(FeatureError, match="--dictionary other: this run has planted"):
-        the_dictionary(store, "other")
-    check_features(store, "planted", [0, 11])
-    for index in (12, -1):
-        with pytest.raises(FeatureError, match=f"feature {index}: planted has features 0 to 11"):
-            check_features(store, "planted", [0, index])
-
-
-def test_the_windows_of_the_background_are_read_once_for_all_features(store: Store) -> None:
-    behind = background(store, "planted")
-    for record in records(store, "planted", [1, 4], behind):
-        assert record.background["test"].windows is behind["test"].windows

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Coroutine
+import threading
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from glossator.errors import StoreError, UnsealedError
+from glossator.errors import GlossatorError, HarvestError, StoreError, UnsealedError
 from glossator.store.store import Store
-from glossator.types import PredictionRow, Row
+from glossator.types import PredictionRow, Row, ScoreRow
 from tests.store.rows import experiment, explanation, measurement, one_of_each, prediction, score, status
 
 
@@ -175,6 +176,63 @@ def test_tables_are_appended_all_or_none(store: Store) -> None:
     assert store.sql("SELECT token_id, piece FROM token") == [(0, "a"), (1, "b")]
 
 
+def pieces(*ids: int) -> pa.Table:
+    return pa.table({"token_id": pa.array(ids, pa.int32()), "piece": [str(i) for i in ids]})
+
+
+def test_a_stream_of_tables_is_written_while_it_is_made(store: Store) -> None:
+    """One table at a time, in the writer's thread, and none of it is seen before all of it is there."""
+    seen: list[tuple[str, int]] = []
+
+    def stream() -> Iterator[tuple[str, pa.Table]]:
+        for i in range(5):
+            yield "token", pieces(2 * i, 2 * i + 1)
+            seen.append((threading.current_thread().name, store.sql("SELECT count(*) FROM token")[0][0]))
+        yield "manifest", pa.table({"key": ["k"], "value": ["v"]})
+
+    store.put_tables(stream())
+    assert seen == [("glossator-store", 0)] * 5
+    assert [i for (i,) in store.sql("SELECT token_id FROM token ORDER BY rowid")] == list(range(10))
+    assert store.sql("FROM manifest") == [("k", "v")]
+
+
+@pytest.mark.parametrize("error", [HarvestError("feature 3: no good"), ZeroDivisionError("by nothing")])
+def test_what_a_stream_raises_undoes_it_and_reaches_the_caller(store: Store, error: Exception) -> None:
+    def stream() -> Iterator[tuple[str, pa.Table]]:
+        yield "token", pieces(1, 2)
+        raise error
+
+    with pytest.raises(GlossatorError) as caught:
+        store.put_tables(stream())
+    if isinstance(error, GlossatorError):
+        assert caught.value is error
+    else:
+        assert isinstance(caught.value, StoreError) and caught.value.__cause__ is error
+        assert "by nothing" in str(caught.value)
+    assert store.sql("SELECT count(*) FROM token") == [(0,)]
+    store.put_tables([("token", pieces(3))])  # and the writer lives on
+    assert store.sql("SELECT token_id FROM token") == [(3,)]
+
+
+def test_a_stream_is_read_once_though_its_neighbours_fail(store: Store) -> None:
+    """It is written in a transaction of its own: what is tried again one by one cannot be a generator."""
+
+    async def work() -> None:
+        loop = asyncio.get_running_loop()
+        for i in range(4):
+            bad = asyncio.create_task(store.put(explanation(100), BAD_ROWS["a word for a number"]))
+            good = asyncio.create_task(store.put(explanation(i)))
+            await asyncio.sleep(0)  # they wait in the group that the stream joins
+            await loop.run_in_executor(None, store.put_tables, iter([("token", pieces(i))]))
+            await good
+            with pytest.raises(StoreError):
+                await bad
+
+    done(work())
+    assert [i for (i,) in store.sql("SELECT token_id FROM token ORDER BY 1")] == [0, 1, 2, 3]
+    assert explained(store) == ["x0", "x1", "x2", "x3"]
+
+
 def test_a_statement_waits_for_what_was_put_before_it(store: Store) -> None:
     async def work() -> None:
         put = asyncio.create_task(store.put(explanation(1)))
@@ -221,11 +279,11 @@ def test_a_put_after_closing_is_refused(tmp_path: Path) -> None:
 # ------------------------------------------------------------------ reading
 
 
-def feature_table(statuses: list[str]) -> pa.Table:
+def feature_table(statuses: list[str], dictionary: str = "d") -> pa.Table:
     n = len(statuses)
     return pa.table(
         {
-            "dictionary": ["d"] * n,
+            "dictionary": [dictionary] * n,
             "feature": pa.array(range(n), pa.int32()),
             "status": statuses,
             "threshold": [1.0] * n,
@@ -254,6 +312,46 @@ def test_coverage_counts_the_last_word_on_each_feature(store: Store) -> None:
         ("probe", 0, 0, 0, 4),
         ("score", 0, 0, 0, 4),
     ]
+
+
+def test_coverage_adds_up_several_dictionaries(store: Store) -> None:
+    store.put_tables(
+        [("feature", feature_table(["waiting", "dead", "rare"])), ("feature", feature_table(["waiting"] * 4, "e"))]
+    )
+    of_e = (dataclasses.replace(status(i, "explain", "done"), dictionary="e") for i in range(3))
+    store.put_now(status(0, "explain", "abstained"), *of_e)
+    assert store.sql("SELECT stage, done, failed, abstained, waiting FROM coverage") == [
+        ("explain", 3, 0, 1, 2),
+        ("probe", 0, 0, 0, 6),
+        ("score", 0, 0, 0, 6),
+    ]
+
+
+def of_dictionary(name: str, i: int, value: float | None, explainer: str = "lexical") -> ScoreRow:
+    return dataclasses.replace(
+        score(i, value), dictionary=name, explanation_id=f"{name}{explainer}{i}", explainer=explainer, note=None
+    )
+
+
+def test_the_scoreboard_counts_the_features_of_dictionaries_that_an_explainer_has_scores_on(store: Store) -> None:
+    """`lexical` was scored on d and e, `other` on e alone, and nobody has touched f."""
+    for name, statuses in (
+        ("d", ["waiting"] * 3 + ["dead"]),
+        ("e", ["waiting"] * 4 + ["rare"]),
+        ("f", ["waiting"] * 9),
+    ):
+        store.put_tables({"feature": feature_table(statuses, name)})
+    store.put_now(*(of_dictionary("d", i, 0.5) for i in range(3)), *(of_dictionary("e", i, 0.2) for i in range(2)))
+    store.put_now(of_dictionary("e", 0, 0.9, "other"), of_dictionary("e", 1, None, "other"))
+    store.put_now(status(3, "score", "failed"), *(status(i, "score", "done") for i in range(3)))
+    store.put_now(dataclasses.replace(status(1, "score", "failed"), dictionary="f"))
+    found = {row["explainer"]: row for row in store.arrow("FROM scoreboard").to_pylist()}
+    assert found["lexical"]["n"] == 5
+    assert found["lexical"]["mean"] == pytest.approx(1.9 / 5)
+    assert found["lexical"]["mean_with_failures"] == pytest.approx(1.9 / 6)  # the failure in d
+    assert found["lexical"]["coverage"] == pytest.approx(5 / 7)
+    assert found["other"]["mean_with_failures"] == pytest.approx(0.9 / 2)  # its own score that failed
+    assert found["other"]["coverage"] == pytest.approx(1 / 4)
 
 
 def test_counterexamples_are_outcomes_that_most_carriers_share_and_the_prediction_does_not(store: Store) -> None:
