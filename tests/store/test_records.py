@@ -207,6 +207,7 @@ def test_records_do_not_depend_on_the_order_of_rows(store: Store, found: list[Fe
             "corpus",
             "feature",
             "token",
+            "document",
             "feature_token",
             "text_window",
             "exemplar",
