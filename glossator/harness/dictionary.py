@@ -20,6 +20,8 @@ from torch import Tensor
 from glossator.errors import DictionaryError
 
 MAX_DENSE = 1 << 26  # elements of a dense buffer of the encoder: 256 MB of float32
+_NARROW = 8192  # columns up to which a block is every so-many-th column, and all are compared with the bound
+_STRIDED = 16
 _PART = 1 << 20  # elements that are searched at once on a CPU: they stay in its cache
 _LEAST = float(np.nextafter(np.float32(0), np.float32(1)))  # the smallest positive number
 _TOP_K = ("topk", "abstopk")
@@ -228,7 +230,8 @@ def top_k(hidden: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     win here; which ones win in torch.topk is not defined.
     """
     width = hidden.shape[1]
-    block = next((b for b in (128, 64, 32) if width % b == 0 and width // b >= 2 * k), 0)
+    sizes = (_STRIDED,) if width <= _NARROW else (128, 64, 32)
+    block = next((b for b in sizes if width % b == 0 and width // b >= 2 * k), 0)
     if hidden.device.type != "cpu" or hidden.dtype != torch.float32 or not block:
         return _torch_top_k(hidden, k)
     rows = max(1, _PART // width)
@@ -248,20 +251,16 @@ def _torch_top_k(hidden: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def _block_top_k(hidden: Tensor, k: int, block: int) -> tuple[Tensor, Tensor, Tensor]:
     rows, width = hidden.shape
-    maxima = hidden.reshape(rows, width // block, block).amax(2)  # NaN where the block has one
+    blocks = hidden.reshape(rows, *((block, width // block) if block == _STRIDED else (width // block, block)))
+    maxima = blocks.amax(1 if block == _STRIDED else 2)  # NaN where the block has one
     lost = maxima.isnan().any(1)
     if lost.any():  # a comparison would lose the NaN
         whole = _torch_top_k(hidden[lost], k)
         rest = _block_top_k(hidden[~lost], k, block)
         at = [torch.nonzero(mask).flatten()[part[0]] for mask, part in ((lost, whole), (~lost, rest))]
         return torch.cat(at), torch.cat([whole[1], rest[1]]), torch.cat([whole[2], rest[2]])
-    bound = torch.topk(maxima, k).values[:, -1].clamp(min=_LEAST)
-    reached = np.flatnonzero((maxima >= bound[:, None]).numpy())
-    among = hidden.reshape(-1, block).numpy()[reached]
-    row_of, block_of = np.divmod(reached, width // block)
-    flat = np.flatnonzero(among >= bound.numpy()[row_of][:, None])
-    which, inside = np.divmod(flat, block)
-    row, column, value = row_of[which], block_of[which] * block + inside, among.reshape(-1)[flat]
+    bound = torch.topk(maxima, k, sorted=False).values.amin(1).clamp(min=_LEAST)
+    row, column, value = _reaching(hidden, maxima, bound, block)
     count = np.bincount(row, minlength=rows)
     place = np.arange(len(row)) - (np.cumsum(count) - count)[row]
     most = max(int(count.max(initial=0)), k)
@@ -276,6 +275,20 @@ def _block_top_k(hidden: Tensor, k: int, block: int) -> tuple[Tensor, Tensor, Te
         begin = np.searchsorted(row, np.arange(rows))  # candidates are in order of rows
         keep &= ~tied | (ties[1:] - ties[begin][row] <= room[row])
     return torch.from_numpy(row[keep]), torch.from_numpy(column[keep]), torch.from_numpy(value[keep])
+
+
+def _reaching(hidden: Tensor, maxima: Tensor, bound: Tensor, block: int) -> tuple[Any, Any, Any]:
+    """Row, column and value of what is at or above its row's bound, row by row: in narrow rows all are compared."""
+    width = hidden.shape[1]
+    if block == _STRIDED:
+        flat = np.flatnonzero((hidden >= bound[:, None]).numpy())
+        return *np.divmod(flat, width), hidden.reshape(-1).numpy()[flat]
+    reached = np.flatnonzero((maxima >= bound[:, None]).numpy())
+    among = hidden.reshape(-1, block).numpy()[reached]
+    row_of, block_of = np.divmod(reached, width // block)
+    flat = np.flatnonzero(among >= bound.numpy()[row_of][:, None])
+    which, inside = np.divmod(flat, block)
+    return row_of[which], block_of[which] * block + inside, among.reshape(-1)[flat]
 
 
 def _name(source: str) -> str:
