@@ -157,7 +157,10 @@ def harvest(
         ),
     ] = None,
     tokens: Annotated[int | None, typer.Option(help="Read no more than this many tokens.", min=1)] = None,
-    context_size: Annotated[int, typer.Option(help="Tokens in one forward pass.", min=16)] = 256,
+    context_size: Annotated[
+        int | None,
+        typer.Option(help="Tokens in one forward pass; if not given, what the dictionaries state, or 256.", min=16),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
     shard: Annotated[
         str | None, typer.Option(help="Do only this share, such as 1/4, and leave it for `merge`.")

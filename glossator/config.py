@@ -27,7 +27,7 @@ class CorpusConfig(_Config):
     """How text becomes documents, contexts and splits."""
 
     tokens: int | None = Field(default=None, gt=0)  # read no more than this
-    context_size: int = Field(default=256, ge=16)
+    context_size: int | None = Field(default=None, ge=16)  # None: what the dictionaries state, or 256
     seed: int = 0
     explain_share: float = Field(default=0.5, gt=0, lt=1)
     select_share: float = Field(default=0.2, gt=0, lt=1)
@@ -122,7 +122,7 @@ def harvest_recipe(
     names: tuple[str, Sequence[str], Sequence[str], Sequence[str]],
     *,
     tokens: int | None,
-    context_size: int,
+    context_size: int | None,
     device: str,
     workers: int,
     near_by: tuple[str, ...],

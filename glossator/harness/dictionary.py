@@ -87,7 +87,7 @@ class SaeDictionary:
         self.architecture: str = config.architecture()
         _refuse(source, config)
         self._sae.turn_off_forward_pass_hook_z_reshaping()  # our hooks give the heads side by side already
-        self._stated = _stated(source, config)
+        self.stated = _stated(source, config)
         self.signed = self.architecture == "abstopk"
         self.n_features, self.d_in = int(config.d_sae) * (2 if self.signed else 1), int(config.d_in)
         self.d_out = int(self._sae.W_dec.shape[1])
@@ -97,7 +97,7 @@ class SaeDictionary:
         self.hook_out: str | None = None
         if self._transcodes:
             self.hook_out = metadata.hf_hook_name_out or metadata.hook_name_out or ""
-        self.expected_l0: float | None = self._stated.get("k") or self._stated.get("l0")
+        self.expected_l0: float | None = self.stated.get("k") or self.stated.get("l0")
         self.centred = _centred(source, metadata)
         rescaled = self.architecture in _TOP_K and config.rescale_acts_by_decoder_norm
         self._norms: Tensor | None = self._sae.W_dec.norm(dim=-1) if rescaled else None
@@ -185,7 +185,7 @@ class SaeDictionary:
             "normalised": self._sae.cfg.normalize_activations,
             "centred": self.centred,
             "weights": digest.hexdigest(),
-            "stated": self._stated,
+            "stated": self.stated,
         }
 
 

@@ -22,11 +22,15 @@ from glossator.harness.neurons import NeuronDictionary
 from glossator.harness.subject import HFSubject, Subject, batches
 
 NEURONS = "neurons"
+CONTEXT = 256  # tokens of a forward pass where nobody says otherwise
+_LEAST_CONTEXT = 16
 _SAMPLE = 8000  # tokens of the loading check
 
 
-def load_model(what: SubjectConfig, context_size: int, device: str) -> tuple[Subject, list[Dictionary]]:
+def load_model(what: SubjectConfig, context_size: int | None, device: str) -> tuple[Subject, list[Dictionary]]:
     """The subject with every hook that is read, and the dictionaries in their order, which know their hooks' paths.
+
+    Without a `context_size` the smallest that the dictionaries state, and as they state it a BOS before every context.
 
     Raises DictionaryError or SubjectError. A dictionary that states another model is no error: `loading_check` warns.
     """
@@ -35,7 +39,10 @@ def load_model(what: SubjectConfig, context_size: int, device: str) -> tuple[Sub
         raise DictionaryError("no dictionary is named: give one with --dictionary")
     loaded = [None if source == NEURONS else SaeDictionary(source, device=device) for source, _ in sources]
     inputs = [_input_hook(source, hook, sae) for (source, hook), sae in zip(sources, loaded, strict=True)]
-    subject = HFSubject(what.model, (), context_size=context_size, device=device, name=what.model_name)
+    size = context_size or _stated_context(loaded) or CONTEXT
+    subject = HFSubject(what.model, (), context_size=size, device=device, name=what.model_name)
+    if _with_bos(loaded):
+        subject.begin_with_bos()
     outputs = _output_hooks(subject, loaded)
     subject.watch([*inputs, *(hook for hook in outputs if hook)])
     written = iter(subject.hooks[len(inputs) :])
@@ -54,6 +61,23 @@ def load_model(what: SubjectConfig, context_size: int, device: str) -> tuple[Sub
         dictionaries.append(sae)
     _check_names(dictionaries)
     return subject, dictionaries
+
+
+def _stated_context(loaded: Sequence[SaeDictionary | None]) -> int | None:
+    """The smallest context that one of them was trained on: none then reads further than it knows."""
+    sizes = [size for sae in loaded if sae is not None and isinstance(size := sae.stated.get("context_size"), int)]
+    return min((size for size in sizes if size >= _LEAST_CONTEXT), default=None)
+
+
+def _with_bos(loaded: Sequence[SaeDictionary | None]) -> bool:
+    """Whether they were trained with a BOS before every context. One pass has one kind of context."""
+    said = {sae.name: bool(sae.stated["prepend_bos"]) for sae in loaded if sae and "prepend_bos" in sae.stated}
+    if len(set(said.values())) > 1:
+        names = [next(name for name, bos in said.items() if bos is value) for value in (True, False)]
+        raise DictionaryError(
+            f"{names[0]} was trained with a BOS token before every context, {names[1]} without: harvest them apart"
+        )
+    return any(said.values())
 
 
 def _input_hook(source: str, hook: str | None, sae: SaeDictionary | None) -> str:

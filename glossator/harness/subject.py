@@ -118,6 +118,13 @@ class HFSubject:
         if hooks or isinstance(hooks, str):
             self.watch(hooks)
 
+    def begin_with_bos(self) -> None:
+        """Put BOS before every text where the tokenizer puts nothing: many dictionaries were trained so. It is masked as ever."""
+        bos = self._tokenizer.bos_token_id
+        if bos is None:
+            raise SubjectError(f"{self.name}: its tokenizer has no BOS token, with which the dictionary was trained")
+        self.prefix = self.prefix or (int(bos),)
+
     def watch(self, hooks: str | Sequence[str]) -> None:
         """Read these hooks from now on, instead of those before. The same hook may come twice and is caught once."""
         paths = [module_path(h, self._model, self.name) for h in ([hooks] if isinstance(hooks, str) else hooks)]
@@ -280,6 +287,7 @@ class HFSubject:
             "hooks": list(self.hooks),
             "dtype": dtype,
             "context_size": self.context_size,
+            "prefix": list(self.prefix),
             "weights": digest.hexdigest(),
         }
 

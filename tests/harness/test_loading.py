@@ -324,3 +324,23 @@ def test_the_demo_dictionary_does_on_our_passages_what_its_card_says(
 def test_the_demo_dictionary_at_a_wrong_layer_is_warned_of(demo_checks: dict[str | None, LoadingCheck]) -> None:
     assert any("its card says variance explained 0.89" in w for w in demo_checks["encoder.layer.3"].warnings)
     assert any("right hook" in w for w in demo_checks["encoder.layer.5"].warnings)
+
+
+# ------------------------------------------------------------------ contexts as the dictionary was trained
+
+
+def test_contexts_have_the_length_and_the_bos_that_the_dictionary_states(tmp_path: Path, gpt2: Path) -> None:
+    plain = sae(tmp_path / "plain", hook_name=PRE)
+    subject, _ = load_model(config(gpt2, (plain, None)), None, "cpu")
+    assert (subject.prefix, subject.context_size) == ((), 64)  # 256, but the model has no more
+    trained = sae(tmp_path / "trained", hook_name=PRE, context_size=48, prepend_bos=True)
+    subject, _ = load_model(config(gpt2, (trained, None), (plain, None)), None, "cpu")
+    assert (len(subject.prefix), subject.context_size) == (1, 48)
+    assert subject.vocabulary.special[subject.prefix[0]]
+    (batch,) = batches([[300, 301]], subject, batch_tokens=512)
+    assert batch.ids[0, :3].tolist() == [subject.prefix[0], 300, 301]
+    assert batch.content[0, :3].tolist() == [False, True, True]  # the BOS is read, and never counted
+    assert load_model(config(gpt2, (trained, None)), 32, "cpu")[0].context_size == 32  # who asks is asked
+    without = sae(tmp_path / "without", hook_name=PRE, prepend_bos=False)
+    with pytest.raises(DictionaryError, match="trained was trained with a BOS .* without without: harvest them apart"):
+        load_model(config(gpt2, (trained, None), (without, None)), 32, "cpu")
