@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from pydantic import BaseModel
+from torch import Tensor
 
 import glossator
 from glossator.config import HarvestConfig
@@ -23,7 +24,7 @@ from glossator.harness.dictionary import Dictionary
 from glossator.harness.embedder import Embedder
 from glossator.harness.feature_table import feature_tables, lists
 from glossator.harness.harvest import Found, Harvest, dense_rows
-from glossator.harness.loading import LoadingCheck
+from glossator.harness.loading import NEURONS, LoadingCheck
 from glossator.harness.near_misses import Embed, NearMisses, check_kinds
 from glossator.harness.subject import Subject
 from glossator.types import SPLITS, Floats, Ints, Vocabulary, Windows
@@ -57,7 +58,8 @@ def harvest_tables(
         for number, (dictionary, found) in enumerate(zip(dictionaries, harvest.found, strict=True)):
             yield "dictionary", _dictionary(subject, dictionary, checks[number])
             yield "harvest", _harvest(dictionary, corpus, harvest, found, config)
-            for part in feature_tables(dictionary, found, corpus, subject.vocabulary, unembedding, config):
+            lens = _lens(subject, dictionary, unembedding)
+            for part in feature_tables(dictionary, found, corpus, subject.vocabulary, lens, config):
                 yield "feature", part
             yield from _of_dictionary(dictionary, corpus, found)
             for kind, split, best in near.of(number):
@@ -82,6 +84,14 @@ def manifest(subject: Subject, dictionaries: Sequence[Dictionary], *configs: Bas
         *((type(c).__name__, c.model_dump_json()) for c in configs),
     ]
     return {"manifest": pa.table({"key": [key for key, _ in facts], "value": [value for _, value in facts]})}
+
+
+def _lens(subject: Subject, dictionary: Dictionary, unembedding: Tensor | None) -> Tensor | None:
+    """[V, d]: from the space that a dictionary writes into to logits; through the weights that follow, where it reads their input."""
+    through = subject.output_weights(dictionary.hook_out or dictionary.hook)
+    if unembedding is None or through is None or dictionary.identity().get("architecture") == NEURONS:
+        return unembedding  # neurons have those weights as their directions already
+    return unembedding @ through.T if through.shape[1] == unembedding.shape[1] else None
 
 
 def _embed(subject: Subject, corpus: Corpus) -> Embed:

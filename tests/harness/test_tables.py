@@ -17,13 +17,16 @@ from glossator.config import HarvestConfig
 from glossator.harness import feature_table, tables
 from glossator.harness.contexts import Corpus
 from glossator.harness.harvest import Found, Harvest, Work, harvest, token_windows
+from glossator.harness.neurons import NeuronDictionary
 from glossator.harness.planted_subject import PlantedDictionary, PlantedSubject
-from glossator.harness.tables import harvest_tables, manifest, texts
+from glossator.harness.subject import HFSubject
+from glossator.harness.tables import _lens, harvest_tables, manifest, texts
 from glossator.planted import planted_features
 from glossator.store.records import records
 from glossator.store.store import Store
 from glossator.types import PAD, SPLITS, Vocabulary
 from tests.harness.brute import unpacked
+from tests.harness.small_models import small_gpt2
 
 CHECK: Any = types.SimpleNamespace(l0=2.0, variance_explained=None)
 SIGNED = 6  # features of the signed dictionary, poles counted
@@ -296,3 +299,18 @@ def test_texts_are_what_the_vocabulary_joins() -> None:
     ids[:3] = PAD
     assert texts(ids, vocabulary).to_pylist() == [vocabulary.join(row.tolist()) for row in ids]
     assert texts(ids[:0], vocabulary).to_pylist() == []
+
+
+def test_directions_in_the_heads_space_go_through_the_output_weights(tmp_path: Path) -> None:
+    """At `attn.hook_z` the width is often that of the residual stream, and the space is not."""
+    subject = HFSubject(small_gpt2(tmp_path / "gpt2"), ["h.1.attn.c_proj:in", "h.1"], context_size=32)
+    unembedding = subject.unembedding()
+    assert unembedding is not None
+    heads = PlantedDictionary(16, name="heads", hook="h.1.attn.c_proj:in")
+    weight = subject._model.h[1].attn.c_proj.weight  # a Conv1D: [in, out]
+    found = _lens(subject, heads, unembedding)
+    assert found is not None and torch.allclose(found, unembedding @ weight.T, atol=1e-6)
+    assert _lens(subject, PlantedDictionary(16, name="stream", hook="h.1"), unembedding) is unembedding
+    neurons = NeuronDictionary("h.1.attn.c_proj:in", 16, weight)
+    assert _lens(subject, neurons, unembedding) is unembedding
+    assert _lens(subject, heads, None) is None
