@@ -120,10 +120,12 @@ class HFSubject:
 
     def begin_with_bos(self) -> None:
         """Put BOS before every text where the tokenizer puts nothing: many dictionaries were trained so. It is masked as ever."""
+        if self.prefix:
+            return
         bos = self._tokenizer.bos_token_id
         if bos is None:
             raise SubjectError(f"{self.name}: its tokenizer has no BOS token, with which the dictionary was trained")
-        self.prefix = self.prefix or (int(bos),)
+        self.prefix = (int(bos),)
 
     def watch(self, hooks: str | Sequence[str]) -> None:
         """Read these hooks from now on, instead of those before. The same hook may come twice and is caught once."""

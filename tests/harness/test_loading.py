@@ -342,5 +342,5 @@ def test_contexts_have_the_length_and_the_bos_that_the_dictionary_states(tmp_pat
     assert batch.content[0, :3].tolist() == [False, True, True]  # the BOS is read, and never counted
     assert load_model(config(gpt2, (trained, None)), 32, "cpu")[0].context_size == 32  # who asks is asked
     without = sae(tmp_path / "without", hook_name=PRE, prepend_bos=False)
-    with pytest.raises(DictionaryError, match="trained was trained with a BOS .* without without: harvest them apart"):
+    with pytest.raises(DictionaryError, match=r"trained was trained with a BOS .* without without: harvest them apart"):
         load_model(config(gpt2, (trained, None), (without, None)), 32, "cpu")

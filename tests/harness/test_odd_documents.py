@@ -53,17 +53,19 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_document_with_a_token_in_it_is_there(run: Path) -> None:
     with Store(run, create=False) as store:
-        tokens = dict(store.sql("SELECT name, tokens FROM document"))
-        assert set(ODD) <= set(tokens)
+        tokens = dict(store.sql("SELECT split_part(name, ':', 2), tokens FROM document"))
+        assert set(ODD) - {"spaces"} <= set(tokens)  # nothing is left of a text of spaces
         assert tokens["one token"] == 1 and tokens["special tokens"] == 40 and tokens["long"] > 15_000
         counted = store.sql("SELECT sum(tokens) FROM document")[0][0]
         assert store.sql("SELECT tokens FROM corpus") == [(counted,)]
         kept = dict(
-            store.sql("SELECT d.name, count(*) FROM text_window w JOIN document d USING (document) GROUP BY d.name")
+            store.sql(
+                "SELECT split_part(d.name, ':', 2), count(*) FROM text_window w JOIN document d USING (document) GROUP BY ALL"
+            )
         )
         assert {"emoji", "zero bytes", "controls", "right to left", "long"} <= set(kept)
         assert store.sql(
-            "SELECT count(*) FROM exemplar e JOIN text_window w USING (window_id) JOIN document d USING (document) WHERE d.name = 'special tokens'"
+            "SELECT count(*) FROM exemplar e JOIN text_window w USING (window_id) JOIN document d USING (document) WHERE d.name = 'text.jsonl:special tokens'"
         ) == [(0,)]  # masked: nothing is active there
 
 
@@ -71,7 +73,8 @@ def test_windows_keep_their_tokens_whatever_their_text(run: Path) -> None:
     with Store(run, create=False) as store:
         for name in ("zero bytes", "controls", "emoji"):
             rows = store.sql(
-                "SELECT w.ids, w.text FROM text_window w JOIN document d USING (document) WHERE d.name = ?", [name]
+                "SELECT w.ids, w.text FROM text_window w JOIN document d USING (document) WHERE d.name = ?",
+                [f"text.jsonl:{name}"],
             )
             assert rows and all(len(ids) == len(rows[0][0]) and isinstance(text, str) for ids, text in rows)
         assert [r.feature.index for r in records(store, "sae", range(48))] == list(range(48))
