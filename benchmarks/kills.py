@@ -57,7 +57,7 @@ def main() -> None:
         parts = Path(f"{killed}.harvest")
         for number in range(args.kills):
             process = subprocess.Popen(command(killed, args.corpus), env=environment, stderr=subprocess.DEVNULL)
-            after = draw.uniform(5, min(70, seconds / 2))
+            after = draw.uniform(5, min(40, seconds / 3))
             time.sleep(after)
             if process.poll() is not None:
                 raise SystemExit(f"the harvest ended before kill {number + 1}: give it a larger corpus")

@@ -110,10 +110,19 @@ def test_a_locked_run_file_says_who_holds_it(mini_run: Path, tmp_path: Path) -> 
         complains(glossator("sql", run, "FROM labels"), 1, "another process")
 
 
+def _heeds_ctrl_c() -> None:
+    """A shell starts what it runs in the background deaf to Ctrl-C, and children inherit it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def interrupted(arguments: list[str], when: str, how: signal.Signals) -> tuple[int, str]:
     """Start a command, send it a signal once it has printed `when`; its exit code and what it said."""
     with subprocess.Popen(
-        [str(GLOSSATOR), *arguments], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        [str(GLOSSATOR), *arguments],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        preexec_fn=_heeds_ctrl_c,
     ) as process:
         assert process.stderr is not None
         said = ""
