@@ -40,6 +40,15 @@ def digest(path: Path) -> tuple[str, int, int, str]:
     return (*row, held[0])
 
 
+def covered(folder: Path) -> list[tuple[int, int]]:
+    """The runs of shards [first, last) whose parts lie in the folder; of parts that begin together the longest."""
+    runs: dict[int, int] = {}
+    for path in folder.glob("part-*.npz"):
+        first, last = (int(number) for number in path.stem.split("-")[-2:])
+        runs[first] = max(runs.get(first, 0), last)
+    return sorted(runs.items())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", action="append", required=True)
@@ -57,14 +66,15 @@ def main() -> None:
         parts = Path(f"{killed}.harvest")
         for number in range(args.kills):
             process = subprocess.Popen(command(killed, args.corpus), env=environment, stderr=subprocess.DEVNULL)
-            after = draw.uniform(5, min(40, seconds / 3))
+            done = sum(b - a for a, b in covered(parts))
+            after = draw.uniform(5, seconds / 2 if done < digest(whole)[2] - 1 else seconds / 8)  # the last shard waits
             time.sleep(after)
             if process.poll() is not None:
                 raise SystemExit(f"the harvest ended before kill {number + 1}: give it a larger corpus")
             process.kill()
             process.wait()
-            held = sorted(path.stem.split("-", 2)[2] for path in parts.glob("part-*.npz")) if parts.exists() else []
-            table.add_row(str(number + 1), f"{after:.0f} s", ", ".join(held) or "none")
+            held = ", ".join(f"shards {a + 1} to {b}" for a, b in covered(parts))
+            table.add_row(str(number + 1), f"{after:.0f} s", held or "none")
         subprocess.run(command(killed, args.corpus), check=True, env=environment, stderr=subprocess.DEVNULL)
         console.print(table)
         one, two = digest(whole), digest(killed)
