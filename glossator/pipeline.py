@@ -40,6 +40,7 @@ def harvest(
     """Read the corpus through the subject and its dictionaries once, and write what was found. Raises on wrong input, before the pass."""
     from glossator.harness import workers as crew
     from glossator.harness.harvest import run_missing
+    from glossator.harness.parts import parts_in
 
     with Store(path) as store:  # a run file that cannot be used is found out before the work
         _check_empty(store)
@@ -56,7 +57,7 @@ def harvest(
             crew.run_workers(work, recipe, folder, workers, tell)
         else:
             run_missing(work, folder, 0, len(work.ranges), tell)
-        _store(store, work, recipe, parts_of([folder], work), checks)
+        _store(store, work, recipe, [part.path for part in parts_in(folder, work.about)], checks)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -65,14 +66,12 @@ def harvest_shard(
 ) -> None:
     """One worker's share of a harvest, as parts beside the run file, which is not opened. `merge` makes one run of all parts."""
     from glossator.harness import workers as crew
-    from glossator.harness.harvest import run_missing
 
     work = crew.set_up(recipe)
     _introduce(work, recipe, say)
-    first, last = crew.share(len(work.ranges), number, of)
     folder = harvest_folder(path)
-    run_missing(work, folder, first, last, lambda done, total: progress("harvest", done, total))
-    say(f"shard {number}/{of}: {last - first} of {len(work.ranges)} pieces of the corpus, in {folder}")
+    n = crew.run_share(work, folder, number, of, lambda done, total: progress("harvest", done, total))
+    say(f"shard {number}/{of}: {n} of {len(work.ranges)} pieces of the corpus, in {folder}")
 
 
 def merge(path: Path, shards: Sequence[Path], say: Say = silent) -> None:
@@ -99,12 +98,6 @@ def merge(path: Path, shards: Sequence[Path], say: Say = silent) -> None:
 def harvest_folder(path: Path) -> Path:
     """Where the parts of a harvest lie until they are stored."""
     return path.with_suffix(path.suffix + ".harvest")
-
-
-def parts_of(folders: Sequence[Path], work: Work) -> list[Path]:
-    from glossator.harness.parts import parts_in
-
-    return [part.path for folder in folders for part in parts_in(folder, work.about)]
 
 
 def _check_empty(store: Store) -> None:

@@ -15,12 +15,10 @@ from torch import Tensor
 
 from glossator.config import HarvestConfig
 from glossator.errors import HarvestError
-from glossator.harness.dictionary import Dictionary
+from glossator.harness.dictionary import MAX_DENSE, Dictionary
 from glossator.harness.sketch import Sketch, feature_salt, rows_at, sample_key, top_key
 from glossator.harness.statistics import LARGEST, Statistics, TokenTable
 from glossator.types import SPLITS, WINDOW, Ints
-
-_MAX_DENSE = 1 << 26  # elements of the encoder's dense buffer: 256 MB of float32
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ class Accumulator:
         types = (torch.int32, torch.uint8, torch.int32, torch.float32)  # window, position, feature, value
         self._background = [tuple(torch.empty(0, dtype=t) for t in types)]  # a quiet shard has columns and types too
         self._kept_whole = torch.zeros(0, dtype=torch.bool, device=device)
-        self.chunk = max(WINDOW, min(config.encode_tokens, _MAX_DENSE // n) // WINDOW * WINDOW)
+        self.chunk = max(WINDOW, min(config.encode_tokens, MAX_DENSE // n) // WINDOW * WINDOW)
         self._waiting: tuple[Tensor, Tokens] | None = None
 
     def keep_whole(self, windows: Ints, n_windows: int) -> None:

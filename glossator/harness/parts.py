@@ -10,9 +10,11 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -97,21 +99,27 @@ def save(path: Path, about: About, arrays: dict[str, Ints]) -> None:
 
 def load(path: Path) -> tuple[About, dict[str, Ints]]:
     """Raises HarvestError for a file that is cut short, damaged or no part."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        return About(**json.loads(str(arrays.pop("about")))), arrays
-    except FileNotFoundError as error:
-        raise HarvestError(f"{path}: no such part; name the files that `harvest --shard` wrote") from error
-    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise HarvestError(f"{path}: is no complete part; delete it and run its shard again") from error
+    with _open(path) as file:
+        arrays = {name: file[name] for name in file.files}
+        return _about(arrays.pop("about")), arrays
 
 
 def about_of(path: Path) -> About:
-    """What a part says of itself, without reading the rest of it."""
+    """What a part says of itself, without reading the rest of it. Raises HarvestError as `load` does."""
+    with _open(path) as file:
+        return _about(file["about"])
+
+
+def _about(text: Ints) -> About:
+    return About(**json.loads(str(text)))
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[Any]:
+    """A part's arrays; whatever reading them raises is an error that says what to do."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            return About(**json.loads(str(file["about"])))
+            yield file
     except FileNotFoundError as error:
         raise HarvestError(f"{path}: no such part; name the files that `harvest --shard` wrote") from error
     except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:

@@ -133,13 +133,16 @@ def _wait(crew: Sequence[Any], runs: Runs, news: Any, work: Work, progress: Prog
         )
 
 
-def run_shard(
-    recipe: Recipe, folder: Path, number: int, of: int, progress: Progress, corpus: Corpus | None = None
-) -> Work:
-    """`harvest --shard number/of`: run a share of the shards, and leave parts in `folder`."""
-    work = set_up(recipe, corpus)
-    run_missing(work, folder, *share(len(work.ranges), number, of), progress)
-    return work
+def run_share(work: Work, folder: Path, number: int, of: int, progress: Progress) -> int:
+    """What the worker `number` of `of` has to do, as parts in `folder`; returns how many shards that are."""
+    first, last = share(len(work.ranges), number, of)
+    run_missing(work, folder, first, last, progress)
+    return last - first
+
+
+def run_shard(recipe: Recipe, folder: Path, number: int, of: int, progress: Progress) -> None:
+    """`run_share` for a worker that must load what the recipe names."""
+    run_share(set_up(recipe), folder, number, of, progress)
 
 
 def run_ray(recipe: Recipe, folder: Path, of: int, shards_done: Progress) -> None:
