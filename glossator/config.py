@@ -98,6 +98,7 @@ class Recipe(_Config):
 
 
 DEMO_HOOK = "encoder.layer.4"
+NEAR_BY = ("overlap", "embedding")  # how near misses are found: harness/near_misses.py
 
 
 def data_path(*parts: str) -> Path:
@@ -118,6 +119,12 @@ def demo_model() -> Path:
     return Path(spec.origin).parent / "model"
 
 
+def check_near_by(kinds: Sequence[str]) -> None:
+    """Raise UsageError for a kind of near misses that there is not."""
+    if unknown := sorted(set(kinds) - set(NEAR_BY)):
+        raise UsageError(f"near misses by {', '.join(unknown)}: known are {', '.join(NEAR_BY)}")
+
+
 def harvest_recipe(
     names: tuple[str, Sequence[str], Sequence[str], Sequence[str]],
     *,
@@ -128,8 +135,7 @@ def harvest_recipe(
     near_by: tuple[str, ...],
 ) -> Recipe:
     """A recipe from the command line; `names`: model, hooks, dictionaries, corpora. Workers share the cores of the machine."""
-    if unknown := set(near_by) - {"overlap", "embedding"}:
-        raise UsageError(f"--near-misses {', '.join(sorted(unknown))}: write overlap or embedding")
+    check_near_by(near_by)
     threads = max(1, (os.cpu_count() or 1) // workers) if workers > 1 else None
     return Recipe(
         subject=subject_config(*names),

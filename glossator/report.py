@@ -298,6 +298,7 @@ def _cards(run: Run, features: list[dict[str, Any]]) -> dict[str, Any]:
         name: [f[name] for f in features]
         for name in ("feature", "label", "explainer", "predictor", "model", "trusted", "status", "reason")
     }
+    columns["name"] = [run.name(f["feature"]) for f in features]
     columns |= {name: [_short(f[name]) for f in features] for name in ("density", "max_activation", "threshold")}
     columns["top_tokens"] = [f["top_tokens"] or [] for f in features]
     columns["neighbours"] = [

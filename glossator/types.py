@@ -45,6 +45,14 @@ class FeatureId:
         return f"{self.dictionary}/{self.index}"
 
 
+def feature_name(signed: bool, n_features: int, index: int) -> str:
+    """`17`; of a signed dictionary `17+` for feature 17 and `17-` for feature 17 + n_features / 2."""
+    if not signed:
+        return str(index)
+    half = n_features // 2
+    return f"{index}+" if index < half else f"{index - half}-"
+
+
 @dataclass(frozen=True, slots=True)
 class Document:
     """A source text. Passages of one document share a split; a context never spans two passages."""

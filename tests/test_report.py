@@ -390,6 +390,18 @@ def test_many_features_come_in_pages(browser: Browser, run: Run, tmp_path: Path)
     assert browser.run("return document.activeElement.id") == "f117"
 
 
+def test_poles_have_their_signs_and_are_found_by_them(browser: Browser, run: Run, tmp_path: Path) -> None:
+    run.store.execute("UPDATE dictionary SET signed = true, n_features = 6")
+    write_report(run, tmp_path / "signed.html")
+    assert Page(tmp_path / "signed.html").data["columns"]["name"] == ["0+", "1+", "2+", "0-", "1-", "2-"]
+    browser.open(tmp_path / "signed.html")
+    browser.write("[name=search]", "0-")
+    browser.cards(["f3"])
+    assert browser.run("return document.querySelector('#f3 h3').textContent") == "Feature 0-"
+    browser.write("[name=search]", "2")
+    browser.cards(["f2", "f5"])
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on the path")
 def test_a_browser_draws_the_cards_without_a_network(page: Path, tmp_path: Path) -> None:
     command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]

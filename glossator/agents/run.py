@@ -17,7 +17,7 @@ from glossator.errors import UsageError
 from glossator.scorers.rule import Lexicon
 from glossator.store import records as reading
 from glossator.store.store import Store
-from glossator.types import FeatureRecord, Ints, Split, content_id
+from glossator.types import FeatureRecord, Ints, Split, content_id, feature_name
 
 if TYPE_CHECKING:
     from glossator.harness.dictionary import Dictionary
@@ -75,9 +75,7 @@ class Run:
 
     def name(self, feature: int) -> str:
         """A feature as people write it: 17, or 17+ and 17- for the poles of a signed one."""
-        if self.poles is None:
-            return str(feature)
-        return f"{feature % self.poles}{'+' if feature < self.poles else '-'}"
+        return feature_name(self.poles is not None, 2 * (self.poles or 0), feature)
 
     @cached_property
     def behind(self) -> dict[Split, reading.Background]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -60,14 +61,6 @@ class Dictionary(Protocol):
         ...
 
     def identity(self) -> dict[str, Any]: ...
-
-
-def feature_name(dictionary_signed: bool, n_features: int, index: int) -> str:
-    """`17`; of a signed dictionary `17+` for feature 17 and `17-` for feature 17 + n_features / 2."""
-    if not dictionary_signed:
-        return str(index)
-    half = n_features // 2
-    return f"{index}+" if index < half else f"{index - half}-"
 
 
 class SaeDictionary:
@@ -168,10 +161,14 @@ class SaeDictionary:
             weights = weights / self._norms.float().cpu()[:, None]
         return torch.cat([weights, -weights]) if self.signed else weights
 
-    def identity(self) -> dict[str, Any]:
+    @cached_property
+    def _weights(self) -> str:
         digest = hashlib.blake2b(digest_size=8)
         for name, tensor in sorted(self._sae.state_dict().items()):
             digest.update(name.encode() + tensor.float().cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+    def identity(self) -> dict[str, Any]:
         return {
             "dictionary": self.name,
             "source": self.source,
@@ -184,7 +181,7 @@ class SaeDictionary:
             "dtype": str(self._sae.dtype).removeprefix("torch."),
             "normalised": self._sae.cfg.normalize_activations,
             "centred": self.centred,
-            "weights": digest.hexdigest(),
+            "weights": self._weights,
             "stated": self.stated,
         }
 

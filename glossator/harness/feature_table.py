@@ -17,10 +17,10 @@ from torch import Tensor
 
 from glossator.config import HarvestConfig
 from glossator.harness.contexts import Corpus
-from glossator.harness.dictionary import Dictionary, feature_name
+from glossator.harness.dictionary import Dictionary
 from glossator.harness.harvest import Found
 from glossator.harness.statistics import entropy
-from glossator.types import SPLITS, Floats, Ints, Vocabulary
+from glossator.types import SPLITS, Floats, Ints, Vocabulary, feature_name
 
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
 _PART = 4096  # features a table

@@ -20,26 +20,18 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array, issparse
 
-from glossator.config import HarvestConfig
+from glossator.config import HarvestConfig, check_near_by
 from glossator.errors import UsageError
 from glossator.harness.contexts import Corpus
 from glossator.harness.harvest import Found
 from glossator.types import PAD, SPLITS, Bools, Floats, Ints, Split
 
-KINDS = ("overlap", "embedding")
 _FEATURES = 256  # whose similarities with the windows of a split are in memory at once
 _EXEMPLARS = 4  # of a feature that are embedded
 _TEXTS = 8192  # windows that are embedded at once
 _NEVER = -2.0  # below every similarity
 
 Embed = Callable[[Ints], Floats]  # window indices [n] -> rows of length 1 [n, d]
-
-
-def check_kinds(config: HarvestConfig) -> None:
-    """Raise UsageError for a kind that there is not."""
-    for kind in config.near_by:
-        if kind not in KINDS:
-            raise UsageError(f"near_by {kind}: known are {', '.join(KINDS)}")
 
 
 class NearMisses:
@@ -52,7 +44,7 @@ class NearMisses:
     def __init__(
         self, corpus: Corpus, found: Sequence[Found], config: HarvestConfig, embed: Embed | None = None
     ) -> None:
-        check_kinds(config)
+        check_near_by(config.near_by)
         self._found, self._size = found, config.near_misses
         self._kinds = config.near_by if config.near_misses else ()
         if "embedding" in self._kinds and embed is None:

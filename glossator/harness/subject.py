@@ -102,7 +102,7 @@ class HFSubject:
             )
         except (OSError, ValueError) as error:
             raise SubjectError(
-                f"{model}: no such model folder or hub name ({str(error).splitlines()[0][:160]})"
+                f"{model}: cannot be loaded; name a model folder, or a hub name while the hub answers ({str(error).splitlines()[0][:160]})"
             ) from error
         self.name, self.path = name or (Path(model).name if local else str(model)), str(model)
         self.device = device

@@ -18,14 +18,14 @@ from pydantic import BaseModel
 from torch import Tensor
 
 import glossator
-from glossator.config import HarvestConfig
+from glossator.config import HarvestConfig, check_near_by
 from glossator.harness.contexts import Corpus
 from glossator.harness.dictionary import Dictionary
 from glossator.harness.embedder import Embedder
 from glossator.harness.feature_table import feature_tables, lists
 from glossator.harness.harvest import Found, Harvest, dense_rows
 from glossator.harness.loading import NEURONS, LoadingCheck
-from glossator.harness.near_misses import Embed, NearMisses, check_kinds
+from glossator.harness.near_misses import Embed, NearMisses
 from glossator.harness.subject import Subject
 from glossator.types import SPLITS, Floats, Ints, Vocabulary, Windows
 
@@ -47,7 +47,7 @@ def harvest_tables(
     config: HarvestConfig,
 ) -> Tables:
     """All that a harvest writes, by table, in parts. Raises UsageError at once if near misses cannot be mined."""
-    check_kinds(config)
+    check_near_by(config.near_by)
     embed = _embed(subject, corpus) if "embedding" in config.near_by and config.near_misses else None
 
     def tables() -> Tables:

@@ -221,7 +221,7 @@ class Store:
     def sql(self, query: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Rows of a query, on a cursor of its own: sees what has been committed."""
         with self.cursor() as cursor:
-            return cursor.execute(query, list(parameters)).fetchall()
+            return self._read(cursor, query, list(parameters)).fetchall()
 
     def pending(self, stage: str, dictionary: str) -> list[int]:
         """Features that this stage has not dealt with: dead ones never wait, failed ones wait again."""
@@ -237,7 +237,17 @@ class Store:
         """`sql` as an Arrow table; a mapping holds named parameters."""
         with self.cursor() as cursor:
             given = dict(parameters) if isinstance(parameters, Mapping) else list(parameters)
-            return cursor.execute(query, given).to_arrow_table()
+            return self._read(cursor, query, given).to_arrow_table()
+
+    def _read(self, cursor: duckdb.DuckDBPyConnection, query: str, given: Any) -> duckdb.DuckDBPyConnection:
+        """Run a query; what does not fit into DuckDB's share of the memory is told in one line."""
+        try:
+            return cursor.execute(query, given)
+        except duckdb.OutOfMemoryException as error:
+            limit = _CONFIG["memory_limit"]
+            raise StoreError(
+                f"{self.path}: a query needs more than the {limit} that DuckDB may use here; ask for fewer --features at a time"
+            ) from error
 
     @contextmanager
     def cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:

@@ -14,8 +14,9 @@ from sae_lens import SAE
 from torch import Tensor
 
 from glossator.errors import DictionaryError
-from glossator.harness.dictionary import SaeDictionary, feature_name, nonzero, poles, top_k, unpoles
+from glossator.harness.dictionary import SaeDictionary, nonzero, poles, top_k, unpoles
 from glossator.harness.neurons import NeuronDictionary
+from glossator.types import feature_name
 
 D_IN, D_SAE, D_OUT, K = 6, 256, 5, 4  # blocks of 32 columns
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {

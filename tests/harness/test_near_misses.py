@@ -230,7 +230,7 @@ def test_an_unknown_kind_is_named_before_any_table_is_made(
     planted_subject: PlantedSubject, planted_corpus: Corpus
 ) -> None:
     config = HarvestConfig(near_by=("overlap", "rhyme"))
-    with pytest.raises(UsageError, match="near_by rhyme: known are overlap, embedding"):
+    with pytest.raises(UsageError, match="near misses by rhyme: known are overlap, embedding"):
         harvest_tables(planted_subject, [], planted_corpus, [], None, [], config)  # type: ignore[arg-type]
 
 

@@ -307,7 +307,7 @@ def test_one_wrong_hook_among_several_is_named(bert: Path, hooks: list[str], mes
 
 
 def test_a_missing_model_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SubjectError, match=r"gone: no such model folder"):
+    with pytest.raises(SubjectError, match=r"gone: cannot be loaded"):
         HFSubject(tmp_path / "gone", "encoder.layer.1")
 
 
