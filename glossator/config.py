@@ -79,6 +79,23 @@ class ScoreConfig(_Config):
     seed: int = 0
 
 
+class LLMConfig(_Config):
+    """How a language model is asked. Time in seconds; none of it changes what is asked."""
+
+    concurrency: int = Field(default=64, ge=1)  # questions in flight at most
+    timeout: float = Field(default=180.0, gt=0)  # for one whole reply
+    attempts: int = Field(default=8, ge=1)  # of one question, when the provider fails
+    first_wait: float = Field(default=1.0, gt=0)  # before the second attempt; doubles, with jitter
+    longest_wait: float = Field(default=60.0, gt=0)
+    patience: float = Field(default=300.0, gt=0)  # give up when nothing has succeeded for so long
+    budget_usd: float | None = Field(default=None, ge=0)  # for all that this run file has spent and will spend
+    budget_tokens: int | None = Field(default=None, ge=0)
+    effort: str | None = None  # how hard models think that can: none, low, medium, high; part of the question
+    prices: str | None = None  # a TOML file whose prices go before ours
+    batch_idle: float = Field(default=2.0, gt=0)  # a batch is sent when nothing was added for so long
+    batch_poll: float = Field(default=30.0, gt=0)
+
+
 class SubjectConfig(_Config):
     """A model, what is read in it, and the text. `hooks` beside `dictionaries`; None: where the dictionary itself says."""
 

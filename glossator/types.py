@@ -1,6 +1,5 @@
 """The nouns of Glossator: plain frozen values, no torch, no input or output.
 
-Rows (`...Row`) are what the store writes: their fields are the columns of the table of the same name.
 Arrays are numpy; shapes stand in the comments. Token ids of shown text are padded with `PAD`.
 """
 
@@ -14,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel
 
 # The kind of number is said by the name; numpy's own promotion rules make a checked one more noise than help.
 Ints = NDArray[Any]
@@ -195,120 +195,62 @@ class Estimate:
     n: int
 
 
-# --------------------------------------------------------------------------- rows
+# --------------------------------------------------------------------------- language models
 
 
 @dataclass(frozen=True, slots=True)
-class ExplanationRow:
-    explanation_id: str
-    dictionary: str
-    feature: int
-    explainer: str
-    model: str | None
-    text: str | None
-    program: str | None
-    abstained: bool
-    reason: str | None
-    run_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class ExperimentRow:
-    """One edit. `texts` are its carriers; what they did is in `measurement`."""
-
-    experiment_id: str
-    dictionary: str
-    feature: int
-    pool: str
-    split: str
-    kind: str
-    edit: str
-    source_window: int | None
-    texts: Sequence[str]
-    run_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class PredictionRow:
-    experiment_id: str
-    explanation_id: str
-    predictor: str
-    p_fires: float
-    strengths: Sequence[int]
-    sealed_at: float
-
-
-@dataclass(frozen=True, slots=True)
-class MeasurementRow:
-    experiment_id: str
-    dictionary: str
-    feature: int
-    carrier: int
+class Message:
+    role: Literal["system", "user", "assistant"]
     text: str
-    tokens: Sequence[str]
-    activations: Sequence[float]
-    max_activation: float
-    fires: bool
-    measured_at: float
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question to a language model. Its fixed part comes first, as the system message, so that prompt caches hit.
+
+    answer: the form of the reply; its validators hold what a JSON schema cannot say. temperature None: the model's own.
+    logprobs: alternatives wanted for every output token (0 to 20). sample numbers repeated draws of one question;
+    attempt rises only when a failed question is asked again. purpose, about and prompt_id are for the books: they are no
+    part of what makes two requests equal.
+    """
+
+    purpose: str
+    messages: tuple[Message, ...]
+    answer: type[BaseModel]
+    max_tokens: int
+    temperature: float | None = None
+    logprobs: int = 0
+    sample: int = 0
+    attempt: int = 0
+    about: str | None = None  # the feature, as FeatureId writes it
+    prompt_id: str | None = None
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        return self.answer.model_json_schema()
 
 
 @dataclass(frozen=True, slots=True)
-class ScoreRow:
-    explanation_id: str
-    dictionary: str
-    feature: int
-    explainer: str
-    predictor: str
-    model: str | None
-    metric: str
-    split: str
-    value: float | None
-    low: float | None
-    high: float | None
-    n: int
-    note: str | None
-    run_id: str
+class Usage:
+    """Tokens as the provider counts them. `input` includes what was read from and written to a prompt cache."""
+
+    input: int
+    output: int
+    cache_read: int = 0
+    cache_write: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class NullScoreRow:
-    explanation_id: str
-    dictionary: str
-    feature: int
-    metric: str
-    comparison: str
-    null_mean: float | None
-    p_value: float | None
-    q_value: float | None
-    difference: float | None
-    low: float | None
-    high: float | None
-    n: int
-    run_id: str
+@dataclass(frozen=True)
+class Reply:
+    """What a model answered. logprobs: for each output token (token, log-probability) of the likeliest alternatives."""
 
-
-@dataclass(frozen=True, slots=True)
-class FailureRow:
-    dictionary: str
-    feature: int | None
-    stage: str
-    error: str
-    message: str
-    trace: str
-    run_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class StatusRow:
-    dictionary: str
-    feature: int
-    stage: str
-    status: str
-    reason: str | None
-    run_id: str
-
-
-Row = ExplanationRow | ExperimentRow | PredictionRow | MeasurementRow | ScoreRow | NullScoreRow | FailureRow | StatusRow
+    value: Any  # an instance of request.answer
+    text: str
+    model: str
+    usage: Usage | None
+    seconds: float
+    call_id: str
+    logprobs: tuple[tuple[tuple[str, float], ...], ...] | None = None
 
 
 @dataclass(frozen=True)

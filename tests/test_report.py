@@ -23,6 +23,7 @@ import pyarrow as pa
 import pytest
 
 from glossator import report, types
+from glossator import rows as row_types
 from glossator.agents.run import Run
 from glossator.errors import UsageError
 from glossator.report import write_report
@@ -78,21 +79,27 @@ def harvested() -> dict[str, pa.Table]:
 def labelled(feature: int, text: str, value: float) -> list[Any]:
     """An explanation with its scores, nulls, and one experiment of each outcome."""
     me = f"explanation-{feature}"
-    rows: list[Any] = [types.ExplanationRow(me, NAME, feature, "lexical", None, text, "{}", False, None, "r")]
+    rows: list[Any] = [row_types.ExplanationRow(me, NAME, feature, "lexical", None, text, "{}", False, None, "r")]
     for explainer, metric, split, x in (("lexical", "simulation", "select", value), ("lexical", "simulation", "test", value),
                                         ("lexical", "adversarial", "test", -value), ("lookup-1", "simulation", "test", value / 2)):  # fmt: skip
         owner = me if explainer == "lexical" else f"{explainer}-{feature}"
         rows.append(
-            types.ScoreRow(owner, NAME, feature, explainer, "rule", None, metric, split, x, x - 0.1, None, 9, None, "r")
+            row_types.ScoreRow(
+                owner, NAME, feature, explainer, "rule", None, metric, split, x, x - 0.1, None, 9, None, "r"
+            )
         )
     for comparison, p, low in (("permuted", 0.001, None), ("neighbour", 0.002, 0.1), ("lexical", None, 0.1)):
-        rows.append(types.NullScoreRow(me, NAME, feature, "simulation", comparison, 0.01, p, p, 0.5, low, 0.9, 99, "r"))
+        rows.append(
+            row_types.NullScoreRow(me, NAME, feature, "simulation", comparison, 0.01, p, p, 0.5, low, 0.9, 99, "r")
+        )
     for k, (p, fires) in enumerate([(0.98, False), (0.02, True), (0.6, False), (0.55, False), (0.9, True)]):
         this = f"experiment-{feature}-{k}"
         edited = [f"edit {k} {IMAGE}"]
-        rows.append(types.ExperimentRow(this, NAME, feature, "test:0", "test", "swap", "{}", None, edited, "r"))
-        rows.append(types.PredictionRow(this, me, "rule", p, [1], 0.0))
-        rows.append(types.MeasurementRow(this, NAME, feature, 0, "t", ["t"], [3.0], 3.0 if fires else 0.5, fires, 1.0))
+        rows.append(row_types.ExperimentRow(this, NAME, feature, "test:0", "test", "swap", "{}", None, edited, "r"))
+        rows.append(row_types.PredictionRow(this, me, "rule", p, [1], 0.0))
+        rows.append(
+            row_types.MeasurementRow(this, NAME, feature, 0, "t", ["t"], [3.0], 3.0 if fires else 0.5, fires, 1.0)
+        )
     return rows
 
 
@@ -101,11 +108,11 @@ def run(tmp_path: Path) -> Iterator[Run]:
     with Store(tmp_path / "tiny.duckdb") as store:
         store.put_tables(harvested())
         rows = labelled(0, f"dogs {BREAKOUT}", 0.75) + labelled(5, "cats\u2028and dogs", 0.5)
-        rows.append(types.ExplanationRow("x", NAME, 1, "lexical", None, None, "{}", True, "no pattern", "r"))
+        rows.append(row_types.ExplanationRow("x", NAME, 1, "lexical", None, None, "{}", True, "no pattern", "r"))
         # an experiment's prediction is sealed in an earlier transaction than its outcome
-        store.put_now(*(row for row in rows if not isinstance(row, types.MeasurementRow)))
-        store.put_now(*(row for row in rows if isinstance(row, types.MeasurementRow)))
-        store.put_now(types.FailureRow(NAME, 4, "explain", "ValueError", f"broke at {IMAGE}", "", "r"))
+        store.put_now(*(row for row in rows if not isinstance(row, row_types.MeasurementRow)))
+        store.put_now(*(row for row in rows if isinstance(row, row_types.MeasurementRow)))
+        store.put_now(row_types.FailureRow(NAME, 4, "explain", "ValueError", f"broke at {IMAGE}", "", "r"))
         materialise_labels(store)
         yield Run(store)
 

@@ -25,19 +25,16 @@ from typing import Any, Protocol
 import numpy as np
 
 from glossator.config import EditorConfig
+from glossator.rows import ExperimentRow, MeasurementRow, PredictionRow, Row
 from glossator.types import (
     MARGIN,
     PAD,
     WINDOW,
     Activations,
-    ExperimentRow,
     FeatureId,
     FeatureRecord,
     Ints,
-    MeasurementRow,
     Prediction,
-    PredictionRow,
-    Row,
     Split,
     Vocabulary,
     Windows,

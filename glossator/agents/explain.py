@@ -14,11 +14,12 @@ from glossator.agents.run import Run
 from glossator.agents.surroundings import Surroundings
 from glossator.agents.wording import sentence
 from glossator.config import LexicalConfig
+from glossator.rows import ExplanationRow, FailureRow, Row, StatusRow
 from glossator.scorers.estimators import pearson
 from glossator.scorers.rule import Rule
 from glossator.scorers.scoring import score_row
 from glossator.scorers.simulation import draws_for, scene, sums_of
-from glossator.types import Estimate, Explanation, ExplanationRow, FailureRow, FeatureRecord, Row, StatusRow
+from glossator.types import Estimate, Explanation, FeatureRecord
 
 _GROUP = 64
 _NOT_SCORED = ("rare",)

@@ -15,14 +15,7 @@ import numpy as np
 from glossator.agents.surroundings import Surroundings
 from glossator.scorers.patterns import SPAN_CLASSES, TOKEN_CLASSES
 from glossator.scorers.rule import shifted
-from glossator.types import (
-    PAD,
-    WINDOW,
-    Bools,
-    FeatureRecord,
-    Floats,
-    Ints,
-)
+from glossator.types import PAD, WINDOW, Bools, FeatureRecord, Floats, Ints
 
 Item = dict[str, Any]
 _TOPIC_WORDS = 6

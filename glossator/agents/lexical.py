@@ -18,15 +18,7 @@ from glossator.agents.fit import Fit, Item
 from glossator.agents.surroundings import Surroundings
 from glossator.config import LexicalConfig
 from glossator.scorers.rule import Lexicon, Rule, resolve
-from glossator.types import (
-    MAX_STRENGTH,
-    WINDOW,
-    Explanation,
-    FeatureRecord,
-    Floats,
-    Ints,
-    Windows,
-)
+from glossator.types import MAX_STRENGTH, WINDOW, Explanation, FeatureRecord, Floats, Ints, Windows
 
 _PRUNED_ON = 256  # silent windows
 _CONTEXTS = ("after", "before", "topic", "position")

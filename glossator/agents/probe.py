@@ -15,10 +15,11 @@ from glossator.agents.run import Run
 from glossator.config import EditorConfig
 from glossator.errors import StoreError
 from glossator.harness.measurer import Measurer
+from glossator.rows import StatusRow
 from glossator.scorers.predictor import RulePredictor, firing_rates
 from glossator.scorers.rule import Rule
 from glossator.scorers.simulation import scene
-from glossator.types import FeatureRecord, StatusRow
+from glossator.types import FeatureRecord
 
 
 async def probe_all(run: Run, features: Sequence[int], config: EditorConfig, run_id: str) -> None:

@@ -18,11 +18,12 @@ from glossator.agents.lexical import lookup, strengths_of_lookup
 from glossator.agents.probe import labelled_programs
 from glossator.agents.run import Run
 from glossator.config import ScoreConfig
+from glossator.rows import NullScoreRow, Row, ScoreRow, StatusRow
 from glossator.scorers.adversarial import Outcome, adversarial, base_rates
 from glossator.scorers.comparisons import benjamini_hochberg, density_strata, partners, permutation_p
 from glossator.scorers.rule import Rule
 from glossator.scorers.scoring import Candidate, FeatureScorer, finite, score_row
-from glossator.types import FeatureRecord, Floats, NullScoreRow, Row, ScoreRow, StatusRow, content_id
+from glossator.types import FeatureRecord, Floats, content_id
 
 
 @dataclass

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from glossator.config import ScoreConfig
+from glossator.rows import NullScoreRow, ScoreRow
 from glossator.scorers.estimators import paired_difference, pearson, pearson_of
 from glossator.scorers.rule import Rule
 from glossator.scorers.simulation import Predict, Scene, draws_for, literature, near, scene, sums_of, within
-from glossator.types import Estimate, FeatureRecord, Floats, NullScoreRow, ScoreRow, content_id
+from glossator.types import Estimate, FeatureRecord, Floats, content_id
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,25 @@ ALTER TABLE exemplar ADD COLUMN quantile FLOAT;
 CREATE TABLE near_miss (dictionary VARCHAR, feature INTEGER, split VARCHAR, kind VARCHAR, rank INTEGER, window_id BIGINT, similarity FLOAT);
 """
 
-MIGRATIONS: tuple[str, ...] = (M001, M002)
+# What language models were asked and answered, what it cost, and what a kill may have lost sight of.
+M003 = """
+ALTER TABLE explanation ADD COLUMN scope VARCHAR;
+ALTER TABLE explanation ADD COLUMN prompt_id VARCHAR;
+ALTER TABLE failure ADD COLUMN attempt INTEGER;
+UPDATE failure SET attempt = 0;
+CREATE TABLE prompt (prompt_id VARCHAR, task VARCHAR, version INTEGER, text VARCHAR);
+CREATE TABLE llm_call (call_id VARCHAR, session_id VARCHAR, purpose VARCHAR, about VARCHAR, prompt_id VARCHAR, provider VARCHAR, host VARCHAR,
+    model VARCHAR, request VARCHAR USING COMPRESSION zstd, reply VARCHAR USING COMPRESSION zstd, replied_by VARCHAR, finish VARCHAR,
+    input_tokens BIGINT, output_tokens BIGINT, cache_read_tokens BIGINT, cache_write_tokens BIGINT, usd DOUBLE,
+    logprobs VARCHAR USING COMPRESSION zstd, seconds DOUBLE, asked_at DOUBLE, batch_id VARCHAR, error VARCHAR);
+CREATE TABLE llm_session (session_id VARCHAR, reserved_usd DOUBLE, reserved_tokens BIGINT, finished BOOLEAN);
+CREATE TABLE llm_batch (batch_id VARCHAR, provider VARCHAR, host VARCHAR, model VARCHAR, state VARCHAR, remote_id VARCHAR, requests INTEGER,
+    reserved_usd DOUBLE, reserved_tokens BIGINT, changed DOUBLE, note VARCHAR);
+CREATE TABLE llm_batch_request (batch_id VARCHAR, call_id VARCHAR, purpose VARCHAR, about VARCHAR, prompt_id VARCHAR,
+    request VARCHAR USING COMPRESSION zstd);
+"""
+
+MIGRATIONS: tuple[str, ...] = (M001, M002, M003)
 
 VIEWS = """
 CREATE OR REPLACE VIEW labels AS
@@ -101,6 +119,13 @@ SELECT explainer, predictor, metric, scored.n, mean, total / nullif(scored.n + f
        mean - 1.96 * sd / sqrt(scored.n) AS low, mean + 1.96 * sd / sqrt(scored.n) AS high, null_mean, scored.n / nullif(scorable.n, 0) AS coverage
 FROM scored JOIN broken USING (explainer) LEFT JOIN scorable USING (explainer) LEFT JOIN nulls USING (explainer, predictor, metric)
 ORDER BY metric, explainer, predictor;
+
+CREATE OR REPLACE VIEW spend AS
+SELECT purpose, provider || ':' || model AS model, count(reply) AS calls, sum(input_tokens)::BIGINT AS input_tokens,
+       sum(output_tokens)::BIGINT AS output_tokens, (coalesce(sum(input_tokens), 0) + coalesce(sum(output_tokens), 0))::BIGINT AS tokens,
+       sum(usd) AS dollars, count(*) FILTER (cache_read_tokens > 0) AS cache_hits, sum(usd) / nullif(count(DISTINCT about), 0) AS dollars_a_feature,
+       count(*) - count(reply) AS unanswered
+FROM llm_call GROUP BY ALL ORDER BY dollars DESC NULLS LAST, purpose, model;
 
 CREATE OR REPLACE VIEW coverage AS
 WITH todo AS (SELECT count(*) AS n FROM feature WHERE status <> 'dead'),

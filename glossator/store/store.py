@@ -24,18 +24,23 @@ import duckdb
 import pyarrow as pa
 
 from glossator.errors import GlossatorError, StoreError, UnsealedError
-from glossator.store.migrations import migrate
-from glossator.types import (
+from glossator.rows import (
+    BatchRequestRow,
+    BatchRow,
+    CallRow,
     ExperimentRow,
     ExplanationRow,
     FailureRow,
     MeasurementRow,
     NullScoreRow,
     PredictionRow,
+    PromptRow,
     Row,
     ScoreRow,
+    SessionRow,
     StatusRow,
 )
+from glossator.store.migrations import migrate
 
 _TABLES: dict[type, str] = {
     ExplanationRow: "explanation",
@@ -46,6 +51,11 @@ _TABLES: dict[type, str] = {
     NullScoreRow: "null_score",
     FailureRow: "failure",
     StatusRow: "stage",
+    PromptRow: "prompt",
+    CallRow: "llm_call",
+    SessionRow: "llm_session",
+    BatchRow: "llm_batch",
+    BatchRequestRow: "llm_batch_request",
 }
 _GROUP_ROWS = 1024
 _GROUP_SECONDS = 0.03

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from glossator.types import (
+from glossator.rows import (
     ExperimentRow,
     ExplanationRow,
     FailureRow,

@@ -48,7 +48,7 @@ time.sleep(60)
 WRITE = """
 import asyncio, sys
 from glossator.store.store import Store
-from glossator.types import ExplanationRow
+from glossator.rows import ExplanationRow
 
 store = Store(sys.argv[1])
 written = 0

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pytest
 
 from glossator.errors import GlossatorError, HarvestError, StoreError, UnsealedError
+from glossator.rows import PredictionRow, Row, ScoreRow
 from glossator.store.store import Store
-from glossator.types import PredictionRow, Row, ScoreRow
 from tests.store.rows import experiment, explanation, measurement, one_of_each, prediction, score, status
 
 

@@ -1,0 +1,211 @@
+"""What the store writes: the fields of a row are the columns of its table, in the same order. No torch, no input or output."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ExplanationRow:
+    explanation_id: str
+    dictionary: str
+    feature: int
+    explainer: str
+    model: str | None
+    text: str | None
+    program: str | None
+    abstained: bool
+    reason: str | None
+    run_id: str
+    scope: str | None = None  # token, phrase, topic or position, where the explainer says so
+    prompt_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExperimentRow:
+    """One edit. `texts` are its carriers; what they did is in `measurement`."""
+
+    experiment_id: str
+    dictionary: str
+    feature: int
+    pool: str
+    split: str
+    kind: str
+    edit: str
+    source_window: int | None
+    texts: Sequence[str]
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionRow:
+    experiment_id: str
+    explanation_id: str
+    predictor: str
+    p_fires: float
+    strengths: Sequence[int]
+    sealed_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class MeasurementRow:
+    experiment_id: str
+    dictionary: str
+    feature: int
+    carrier: int
+    text: str
+    tokens: Sequence[str]
+    activations: Sequence[float]
+    max_activation: float
+    fires: bool
+    measured_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRow:
+    explanation_id: str
+    dictionary: str
+    feature: int
+    explainer: str
+    predictor: str
+    model: str | None
+    metric: str
+    split: str
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    note: str | None
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class NullScoreRow:
+    explanation_id: str
+    dictionary: str
+    feature: int
+    metric: str
+    comparison: str
+    null_mean: float | None
+    p_value: float | None
+    q_value: float | None
+    difference: float | None
+    low: float | None
+    high: float | None
+    n: int
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class FailureRow:
+    dictionary: str
+    feature: int | None
+    stage: str
+    error: str
+    message: str
+    trace: str
+    run_id: str
+    attempt: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StatusRow:
+    dictionary: str
+    feature: int
+    stage: str
+    status: str
+    reason: str | None
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRow:
+    prompt_id: str
+    task: str
+    version: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallRow:
+    """One question that was sent. reply None: nothing usable came, but it may have been billed (`error` says what came)."""
+
+    call_id: str
+    session_id: str
+    purpose: str
+    about: str | None
+    prompt_id: str | None
+    provider: str
+    host: str
+    model: str
+    request: str  # JSON: messages, schema, max_tokens, temperature, logprobs, sample, attempt
+    reply: str | None
+    replied_by: str | None  # the model's name, as the reply has it
+    finish: str | None  # stop, length, refusal
+    input_tokens: int | None
+    output_tokens: int | None
+    cache_read_tokens: int | None
+    cache_write_tokens: int | None
+    usd: float | None  # None: no price is known
+    logprobs: str | None  # JSON, as in Reply
+    seconds: float
+    asked_at: float
+    batch_id: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRow:
+    """The most that a process had reserved at once, of the last row of each session. Not finished: as good as spent."""
+
+    session_id: str
+    reserved_usd: float
+    reserved_tokens: int
+    finished: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRow:
+    """A batch's state, in its last row: intent, sent, done, or lost. What it reserved stays reserved until it is done or lost."""
+
+    batch_id: str
+    provider: str
+    host: str
+    model: str
+    state: str
+    remote_id: str | None
+    requests: int
+    reserved_usd: float
+    reserved_tokens: int
+    changed: float
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRequestRow:
+    """What a batch holds, so that its replies can be logged by a later process."""
+
+    batch_id: str
+    call_id: str
+    purpose: str
+    about: str | None
+    prompt_id: str | None
+    request: str
+
+
+Row = (
+    ExplanationRow
+    | ExperimentRow
+    | PredictionRow
+    | MeasurementRow
+    | ScoreRow
+    | NullScoreRow
+    | FailureRow
+    | StatusRow
+    | PromptRow
+    | CallRow
+    | SessionRow
+    | BatchRow
+    | BatchRequestRow
+)
