@@ -405,6 +405,7 @@ def test_poles_have_their_signs_and_are_found_by_them(browser: Browser, run: Run
     browser.write("[name=search]", "0-")
     browser.cards(["f3"])
     assert browser.run("return document.querySelector('#f3 h3').textContent") == "Feature 0-"
+    browser.click("#clear")
     browser.write("[name=search]", "2")
     browser.cards(["f2", "f5"])
 

@@ -82,11 +82,11 @@ def test_the_folder_that_one_stands_in_has_its_own_name(tmp_path: Path, monkeypa
 
 
 def test_weights_are_part_of_the_identity(tmp_path: Path) -> None:
-    one, two = SaeDictionary(str(saved(tmp_path / "a"))), SaeDictionary(str(saved(tmp_path / "b")))
+    one, two, other = (SaeDictionary(str(saved(tmp_path / name))) for name in "abc")
     assert one.identity()["weights"] == two.identity()["weights"]
     with torch.no_grad():
-        two._sae.W_enc[0, 0] += 1e-3
-    assert one.identity()["weights"] != two.identity()["weights"]
+        other._sae.W_enc[0, 0] += 1e-3
+    assert one.identity()["weights"] != other.identity()["weights"]
 
 
 def test_a_planted_dictionary_is_the_identity_under_any_name() -> None:

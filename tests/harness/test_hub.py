@@ -281,10 +281,10 @@ def test_a_model_loads_by_name_with_dictionaries_by_name(found: dict[str, Any]) 
         ("500", "DictionaryError", "run again", "broken/500:layer_1"),
         ("drops", "DictionaryError", "run again", "broken/drops:layer_1"),
         ("half", "DictionaryError", "run again", "broken/half:layer_1"),
-        ("no model", "SubjectError", "no such model folder or hub name", "someone/gone"),
-        ("model 500", "SubjectError", "no such model folder or hub name", "broken/500"),
-        ("model drops", "SubjectError", "no such model folder or hub name", "broken/drops"),
-        ("model half", "SubjectError", "no such model folder or hub name", "broken/half"),
+        ("no model", "SubjectError", "cannot be loaded", "someone/gone"),
+        ("model 500", "SubjectError", "cannot be loaded", "broken/500"),
+        ("model drops", "SubjectError", "cannot be loaded", "broken/drops"),
+        ("model half", "SubjectError", "cannot be loaded", "broken/half"),
     ],
 )
 def test_what_cannot_be_had_is_one_clear_line(

@@ -103,7 +103,7 @@ def test_a_worker_that_is_killed_takes_nothing_finished_with_it(recipe: Recipe, 
 def test_a_worker_that_cannot_load_says_why(recipe: Recipe, tmp_path: Path) -> None:
     work = set_up(recipe)
     gone = recipe.model_copy(update={"subject": recipe.subject.model_copy(update={"model": str(tmp_path / "gone")})})
-    with pytest.raises(HarvestError, match=r"2 of 2 workers failed; worker .: .*gone: no such model"):
+    with pytest.raises(HarvestError, match=r"2 of 2 workers failed; worker .: .*gone: cannot be loaded"):
         run_workers(work, gone, tmp_path, 2, lambda done, total: None)
 
 
