@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-import re
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +15,8 @@ import typer
 from rich.console import Console
 
 import glossator
-from glossator.errors import GlossatorError, UsageError
+from glossator.arguments import llm_config, parse_feature, parse_features, parse_shard, scoring_config
+from glossator.errors import BatchWaiting, GlossatorError, UsageError
 
 if TYPE_CHECKING:
     from glossator.agents.run import Run
@@ -28,69 +30,41 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-_MOST_FEATURES = 10_000_000
-_INTERRUPTED = 130  # what typer makes of Ctrl-C
-_WIDTH = 150  # of tables that go to a file or a pipe
-out = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+_INTERRUPTED, _WIDTH = 130, 150  # what typer makes of Ctrl-C; of tables that go to a file or a pipe
+out = Console(highlight=False, emoji=False, markup=False, width=None if sys.stdout.isatty() else _WIDTH)
+err = Console(stderr=True, highlight=False, emoji=False, markup=False, soft_wrap=True)
 
 RunFile = Annotated[Path, typer.Argument(metavar="RUN.duckdb", help="The run file.")]
 Features = Annotated[
-    str | None,
-    typer.Option(help="Features such as 17, 0-999 or 3,5,8-12; all that are pending if not given."),
+    str | None, typer.Option(help="Features such as 17, 0-999 or 3,5,8-12; all that are pending if not given.")
 ]
 Feature = Annotated[
     str, typer.Option(help="The index of one feature, such as 17, or a pole, such as 17- of a signed one.")
 ]
 Which = Annotated[str | None, typer.Option("--dictionary", help="Which dictionary of the run, if it has several.")]
 
+Model = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SPEC",
+        help="openai:NAME, openai:NAME@http://host:8000/v1, anthropic:NAME, local:PATH, files:NAME@DIR; +batch.",
+    ),
+]
+Dollars = Annotated[float | None, typer.Option(help="Dollars this run file may spend, all in all.", min=0)]
+Tokens = Annotated[int | None, typer.Option(help="Tokens it may spend, all in all.", min=0)]
+InFlight = Annotated[int | None, typer.Option(help="Questions in flight at most; 64 if not given.", min=1)]
+Prices = Annotated[str | None, typer.Option(metavar="FILE", help="A TOML file whose prices go before ours.")]
+Effort = Annotated[str | None, typer.Option(help="How hard a model that thinks is to think: low, medium, ...")]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Ask anew where the last reply was unusable.")]
+
 
 def _example(line: str) -> str:
     return f"Example: glossator {line}"
 
 
-def parse_features(text: str | None, poles: int | None = None) -> list[int] | None:
-    """`17`, `0-999`, `3,5,8-12`, and `17+` or `17-` where features have `poles`, as indices; None for None. Raises UsageError."""
-    if text is None:
-        return None
-    found: list[int] = []
-    for part in text.split(","):
-        pole, low, high = _range(text, part.strip(), poles)
-        found += range(low + pole, high + pole + 1)
-    if not found:
-        raise UsageError(f"--features {text}: an empty range; write the smaller index first")
-    return sorted(set(found))
-
-
-def _range(text: str, part: str, poles: int | None) -> tuple[int, int, int]:
-    """What to add for the pole, the first index and the last one."""
-    written = re.fullmatch(r"(\d+)(?:-(\d+)|([+-]))?", part)
-    if written is None:
-        raise UsageError(f"--features {text}: write indices such as 17, 0-999 or 3,5,8-12")
-    low, high, sign = written[1], written[2] or written[1], written[3]
-    if sign and poles is None:
-        raise UsageError(f"--features {text}: this dictionary's features have no poles; write {low}")
-    if sign and poles is not None and int(low) >= poles:
-        raise UsageError(f"--features {text}: this dictionary has the poles 0+ to {poles - 1}-")
-    if int(high) > _MOST_FEATURES:
-        raise UsageError(f"--features {text}: no dictionary has {high} features")
-    return (poles or 0) if sign == "-" else 0, int(low), int(high)
-
-
-def parse_feature(text: str, poles: int | None = None) -> int:
-    """One index, or one pole."""
-    found = parse_features(text, poles) or []
-    if len(found) != 1:
-        raise UsageError(f"--feature {text}: name one feature, such as 17")
-    return found[0]
-
-
-def parse_shard(text: str) -> tuple[int, int]:
-    """`2/4`: the second of four. Raises UsageError."""
-    written = re.fullmatch(r"(\d+)/(\d+)", text)
-    if written is None or not 1 <= int(written[1]) <= int(written[2]):
-        raise UsageError(f"--shard {text}: write which of how many, 1/4 to 4/4")
-    return int(written[1]), int(written[2])
+def _asking(*given: object) -> dict[str, object]:
+    """Flags by their names in LLMConfig."""
+    return dict(zip(("budget_usd", "budget_tokens", "concurrency", "prices", "effort"), given, strict=True))
 
 
 @contextmanager
@@ -129,6 +103,18 @@ def _each(path: Path, dictionary: str | None) -> Iterator[Iterator[Run]]:
     with Store(path, create=False) as store, bars(err) as progress:
         first = the_dictionary(store, dictionary) if dictionary or len(dictionaries(store)) < 2 else None
         yield (Run(store, name, progress, err.print) for name in ([first] if first else dictionaries(store)))
+
+
+def _all(runs: Iterator[Run], work: Callable[[Run], None]) -> None:
+    """Each dictionary in turn; also where one waits for a batch."""
+    waiting: list[BatchWaiting] = []
+    for run in runs:
+        try:
+            work(run)
+        except BatchWaiting as error:
+            waiting.append(error)
+    if waiting:
+        raise waiting[-1]  # which names the batches of those before it too
 
 
 @app.command(
@@ -176,6 +162,8 @@ def harvest(
     from glossator.config import harvest_recipe
     from glossator.progress import bars
 
+    if shard is not None and (workers > 1 or engine != "process"):
+        raise UsageError("--shard: one process runs a share; leave out --workers and --engine, or --shard")
     names = (model, tuple(hook or ()), tuple(dictionary), tuple(corpus))
     near_by = tuple(near_misses or ("overlap",))
     recipe = harvest_recipe(
@@ -192,32 +180,53 @@ def harvest(
 def merge(
     path: RunFile,
     shards: Annotated[list[Path], typer.Argument(help="The parts that `harvest --shard` wrote, or folders of them.")],
+    model: Annotated[str | None, typer.Option(help="Where the model lies here, if not where it lay there.")] = None,
+    dictionary: Annotated[
+        list[str] | None, typer.Option(help="Where the dictionaries lie here: as many, in the same order.")
+    ] = None,
+    corpus: Annotated[list[str] | None, typer.Option(help="Where the text lies here; may be repeated.")] = None,
 ) -> None:
     """Make one run file of the shards of a harvest, wherever they were run."""
     from glossator import pipeline
 
-    pipeline.merge(path, shards, err.print)
+    pipeline.merge(path, shards, err.print, model=model, dictionaries=dictionary or (), corpus=corpus or ())
 
 
-@app.command(epilog=_example("label run.duckdb --features 0-999"))
+@app.command(epilog=_example("label run.duckdb --explainer oneshot --llm openai:gpt-5-mini --budget-usd 5"))
 def label(
     path: RunFile,
-    explainer: Annotated[str, typer.Option(help="lexical: executable rules, offline.")] = "lexical",
+    explainer: Annotated[
+        str,
+        typer.Option(help="lexical: executable rules, offline. oneshot: one question to a model about each feature."),
+    ] = "lexical",
     features: Features = None,
     dictionary: Which = None,
+    llm: Model = None,
+    budget_usd: Dollars = None,
+    budget_tokens: Tokens = None,
+    concurrency: InFlight = None,
+    prices: Prices = None,
+    effort: Effort = None,
+    retry_failed: RetryFailed = False,
 ) -> None:
-    """Explain, probe and score features."""
+    """Explain, probe and score features; explain only, where a language model writes the labels."""
     from glossator import pipeline
-    from glossator.config import EditorConfig, LexicalConfig, ScoreConfig
+    from glossator.config import EditorConfig, LexicalConfig, OneshotConfig, ScoreConfig
 
-    if explainer != "lexical":
-        raise UsageError(f"--explainer {explainer}: this version has the explainer lexical")
+    flags = _asking(budget_usd, budget_tokens, concurrency, prices, effort)
+    asking = llm_config(explainer, llm, flags, retry_failed=retry_failed)
+
+    def work(run: Run) -> None:
+        chosen = parse_features(features, run.poles)
+        if llm is not None:
+            done = pipeline.explain_by_llm(run, llm, asking, OneshotConfig(), chosen, retry_failed=retry_failed)
+        else:
+            counts = pipeline.label(run, LexicalConfig(), EditorConfig(), ScoreConfig(), chosen)
+            done = f"{run.dictionary}  " + "  ".join(f"{stage}: {n} features" for stage, n in counts.items())
+        out.print(done, soft_wrap=True)  # it may hold lines to be copied
+
     with _each(path, dictionary) as runs:
-        for run in runs:
-            done = pipeline.label(
-                run, LexicalConfig(), EditorConfig(), ScoreConfig(), parse_features(features, run.poles)
-            )
-            out.print(f"{run.dictionary}  " + "  ".join(f"{stage}: {n} features" for stage, n in done.items()))
+        _all(runs, work)
 
 
 @app.command(epilog=_example("probe run.duckdb --feature 17"))
@@ -233,16 +242,44 @@ def probe(path: RunFile, feature: Feature, dictionary: Which = None) -> None:
         out.print(experiments(run, index))
 
 
-@app.command(epilog=_example("score run.duckdb --features 0-99"))
-def score(path: RunFile, features: Features = None, dictionary: Which = None) -> None:
-    """Score labels on the split `test`, with intervals, baselines and nulls."""
+@app.command(epilog=_example("score run.duckdb --scorer detection --llm openai:gpt-5-mini --budget-usd 5"))
+def score(
+    path: RunFile,
+    features: Features = None,
+    dictionary: Which = None,
+    scorer: Annotated[
+        list[str] | None,
+        typer.Option(help="With --llm: simulation, detection, fuzzing; may be repeated; all of them if not given."),
+    ] = None,
+    llm: Model = None,
+    every: Annotated[
+        bool, typer.Option("--every", help="With --llm: read every explanation that has a text, not the labels alone.")
+    ] = False,
+    budget_usd: Dollars = None,
+    budget_tokens: Tokens = None,
+    concurrency: InFlight = None,
+    prices: Prices = None,
+    effort: Effort = None,
+    retry_failed: RetryFailed = False,
+) -> None:
+    """Score labels on the split `test`, with intervals: rules with baselines and nulls, or, with --llm, as a model reads their text."""
     from glossator import pipeline
-    from glossator.config import ScoreConfig
+    from glossator.config import LLMScoreConfig, ScoreConfig
+
+    flags = _asking(budget_usd, budget_tokens, concurrency, prices, effort)
+    scorers, asking = scoring_config(scorer or (), llm, flags, others={"every": every, "retry-failed": retry_failed})
+
+    def work(run: Run) -> None:
+        chosen = parse_features(features, run.poles)
+        if llm is None:
+            done = f"{run.dictionary}  score: {pipeline.score(run, ScoreConfig(), chosen)} features"
+        else:
+            more = {"every": every, "retry_failed": retry_failed}
+            done = pipeline.score_by_llm(run, llm, asking, LLMScoreConfig(), scorers, chosen, **more)
+        out.print(done, soft_wrap=True)
 
     with _each(path, dictionary) as runs:
-        for run in runs:
-            n = pipeline.score(run, ScoreConfig(), parse_features(features, run.poles))
-            out.print(f"{run.dictionary}  score: {n} features")
+        _all(runs, work)
 
 
 @app.command(
@@ -309,8 +346,29 @@ def report(
     from glossator.report import write_report
 
     with _open(path) as run:
-        n = write_report(run, to)
-    out.print(f"{to}: {n} features")
+        out.print(f"{to}: {write_report(run, to)} features")
+
+
+@app.command(epilog=_example("doctor --llm openai:gpt-6-luna"))
+def doctor(
+    llm: Annotated[
+        str,
+        typer.Option(metavar="SPEC", help="openai:NAME, openai:NAME@http://host:8000/v1, anthropic:NAME, local:PATH."),
+    ],
+    prices: Prices = None,
+    effort: Effort = None,
+) -> None:
+    """Ask a language model two small questions: what works, how fast it is, and what a thousand features would cost."""
+    from glossator.llm.doctor import Usual, examine
+    from glossator.prompts.texts import fixed_text
+    from glossator.store.replies import Replies
+    from glossator.store.store import Store
+
+    config = llm_config("oneshot", llm, {"prices": prices, "effort": effort}, retry_failed=False)
+    usual = Usual(len(fixed_text("oneshot").encode()))
+    with Store(":memory:") as store:
+        books = Replies(store, time.time())
+        asyncio.run(examine(llm, books, config, usual, lambda line: out.print(line, soft_wrap=True)))
 
 
 @app.command(epilog=_example("version"))
@@ -323,10 +381,13 @@ def version() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """The entry point: errors become one line and an exit code."""
+    from glossator.config import quiet_tracing
+
+    quiet_tracing()
     try:
         app(args=arguments, standalone_mode=True)
     except GlossatorError as error:
-        err.print(f"glossator: {error}", style="red", markup=False)
+        err.print(f"glossator: {error}", style="red")
         raise SystemExit(error.exit_code) from None
     except SystemExit as stop:
         if stop.code != _INTERRUPTED:

@@ -1,7 +1,8 @@
 """The one page that reads top to bottom: harvest -> explain -> probe -> score -> report.
 
 Each stage reads what is pending from the run file, works, and writes rows; running again goes on where it stopped.
-Stages are plain functions of an open `Run`; `label` joins explain, probe and score. Imports of torch happen inside the
+Stages are plain functions of an open `Run`; `label` joins explain, probe and score. `explain_by_llm` is explain with a
+language model, `score_by_llm` scores by one that reads the labels. Imports of torch happen inside the
 stages that need a model, so that queries stay fast.
 """
 
@@ -9,24 +10,40 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
-import shutil
-from collections.abc import Sequence
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from glossator.agents.run import Progress, Run, Say, silent
-from glossator.config import EditorConfig, LexicalConfig, Recipe, ScoreConfig
-from glossator.errors import StoreError, UsageError
+from glossator.config import (
+    EditorConfig,
+    LexicalConfig,
+    LLMConfig,
+    LLMScoreConfig,
+    OneshotConfig,
+    Recipe,
+    ScoreConfig,
+    elsewhere,
+)
+from glossator.errors import ProviderError, Stopped, UsageError
 from glossator.store import records as reading
 from glossator.store.labels import materialise_labels
+from glossator.store.replies import Replies
 from glossator.store.store import Store
 
 if TYPE_CHECKING:
     from glossator.harness.harvest import Work
     from glossator.harness.loading import LoadingCheck
+    from glossator.llm.prices import Price
+    from glossator.llm.spec import Spec
 
 # --------------------------------------------------------------------------- harvest
+
+
+ENGINES = ("process", "ray")
 
 
 def harvest(
@@ -40,13 +57,17 @@ def harvest(
     """Read the corpus through the subject and its dictionaries once, and write what was found. Raises on wrong input, before the pass."""
     from glossator.harness import workers as crew
     from glossator.harness.harvest import run_missing
-    from glossator.harness.parts import parts_in
+    from glossator.harness.parts import parts_in, remove
 
-    with Store(path) as store:  # a run file that cannot be used is found out before the work
-        _check_empty(store)
-        work = crew.set_up(recipe)
+    if engine not in ENGINES:
+        raise UsageError(f"--engine {engine}: write one of {', '.join(ENGINES)}")
+    with _new(path) as store:
+        work = crew.set_up(recipe, workers=workers)
+        recipe = recipe.model_copy(update={"harvest": work.config})
         checks = _introduce(work, recipe, say)
         folder = harvest_folder(path)
+        if few := crew.too_small(work, workers):
+            say(f"--workers {workers}: {few}")
 
         def tell(done: int, total: int) -> None:
             progress("harvest", done, total)
@@ -57,8 +78,10 @@ def harvest(
             crew.run_workers(work, recipe, folder, workers, tell)
         else:
             run_missing(work, folder, 0, len(work.ranges), tell)
-        _store(store, work, recipe, [part.path for part in parts_in(folder, work.about)], checks)
-        shutil.rmtree(folder, ignore_errors=True)
+        _store(store, work, recipe, [part.path for part in parts_in(folder, work.about)], checks, say)
+        if left := remove(folder, work.about):
+            say(f"{folder}: still holds files of other harvests ({left}); merge them, or delete the folder")
+        _conclude(store, say)
 
 
 def harvest_shard(
@@ -67,32 +90,45 @@ def harvest_shard(
     """One worker's share of a harvest, as parts beside the run file, which is not opened. `merge` makes one run of all parts."""
     from glossator.harness import workers as crew
 
-    work = crew.set_up(recipe)
+    _check_folder(path)
+    work = crew.set_up(recipe, workers=of)
     _introduce(work, recipe, say)
+    if few := crew.too_small(work, of):
+        say(f"--shard {number}/{of}: {few}")
     folder = harvest_folder(path)
     n = crew.run_share(work, folder, number, of, lambda done, total: progress("harvest", done, total))
     say(f"shard {number}/{of}: {n} of {len(work.ranges)} pieces of the corpus, in {folder}")
 
 
-def merge(path: Path, shards: Sequence[Path], say: Say = silent) -> None:
-    """Make a run file of the parts that `harvest_shard` left, files or folders of them. What they were made from is loaded again."""
-    from glossator.harness import workers as crew
-    from glossator.harness.parts import about_of
+def merge(
+    path: Path,
+    shards: Sequence[Path],
+    say: Say = silent,
+    *,
+    model: str | None = None,
+    dictionaries: Sequence[str] = (),
+    corpus: Sequence[str] = (),
+) -> None:
+    """Make a run file of the parts that `harvest_shard` left, files or folders of them. What they were made from is loaded again.
 
-    files = [file for shard in shards for file in (sorted(shard.glob("part-*.npz")) if shard.is_dir() else [shard])]
+    The parts say where that lay when they were made; `model`, `dictionaries` and `corpus` say where the same things lie here.
+    """
+    from glossator.harness import workers as crew
+    from glossator.harness.parts import about_of, found_in
+
+    files = [file for shard in shards for file in found_in(shard)]
     if not files:
         raise UsageError(f"{', '.join(map(str, shards))}: no parts here; name what `harvest --shard` wrote")
-    with Store(path) as store:
-        _check_empty(store)
-        text = about_of(files[0]).recipe
-        if text is None:
-            raise UsageError(f"{files[0]}: does not say what it was made from; harvest its shard again")
-        recipe = Recipe.model_validate_json(text)
+    text = about_of(files[0]).recipe
+    if text is None:
+        raise UsageError(f"{files[0]}: does not say what it was made from; harvest its shard again")
+    recipe = Recipe.model_validate_json(text)
+    recipe = recipe.model_copy(update={"subject": elsewhere(recipe.subject, model, dictionaries, corpus)})
+    with _new(path) as store:
         work = crew.set_up(recipe)
-        made_by = {json.dumps(about_of(file).made_by, sort_keys=True) for file in files}
-        if len(made_by) > 1:
-            say(f"WARNING: the parts were made by different versions or devices: {', '.join(sorted(made_by))}")
-        _store(store, work, recipe, files, _introduce(work, recipe, say))
+        _store(store, work, recipe, files, _introduce(work, recipe, say), say)
+        say(f"{len(files)} part{'s' * (len(files) > 1)} joined; they may be deleted: {', '.join(map(str, shards))}")
+        _conclude(store, say)
 
 
 def harvest_folder(path: Path) -> Path:
@@ -100,22 +136,52 @@ def harvest_folder(path: Path) -> Path:
     return path.with_suffix(path.suffix + ".harvest")
 
 
-def _check_empty(store: Store) -> None:
-    if reading.dictionaries(store):
-        raise StoreError(f"{store.path}: holds a harvest already; name another file")
+def _check_folder(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise UsageError(f"{path}: there is no folder {path.parent}; make it first")
+
+
+@contextmanager
+def _new(path: Path) -> Iterator[Store]:
+    """A run file to put a harvest into, opened before the work: one that cannot be used is found out then.
+
+    A file that this made and that holds no harvest in the end is removed.
+    """
+    _check_folder(path)
+    made, used = not path.exists(), True
+    try:
+        with Store(path) as store:
+            used = not made
+            if reading.dictionaries(store):
+                raise UsageError(f"{path}: holds a harvest already; name another file")
+            try:
+                yield store
+            finally:
+                used = used or bool(reading.dictionaries(store))
+    finally:
+        if not used:
+            path.unlink(missing_ok=True)
+
+
+def _conclude(store: Store, say: Say) -> None:
+    """What came out, and what to do next, in one line."""
+    counts = store.sql("SELECT status, count(*) FROM feature GROUP BY status ORDER BY count(*) DESC, status")
+    features = ", ".join(f"{n:,} {status}" for status, n in counts)
+    say(f"{store.path}: {sum(n for _, n in counts):,} features ({features}); next: glossator label {store.path}")
 
 
 def _introduce(work: Work, recipe: Recipe, say: Say) -> list[LoadingCheck]:
     """Say what was loaded and whether it fits together."""
-    from glossator.harness.loading import loading_check
-
     corpus = work.corpus
+    asked, size = recipe.corpus.context_size, work.subject.context_size
+    if asked is not None and size < asked:
+        say(f"--context-size {asked}: the model reads {size} tokens at most, so contexts have {size}")
     say(
         f"corpus: {len(corpus.tokens):,} tokens in {len(corpus.names):,} documents, {len(corpus.window_start):,} windows"
     )
     checks = []
     for dictionary in work.dictionaries:
-        checks.append(loading_check(work.subject, dictionary, corpus, recipe.harvest))
+        checks.append(work.check(dictionary))
         say(
             f"dictionary {dictionary.name}: {dictionary.n_features:,} features at {dictionary.hook}, {checks[-1].summary}"
         )
@@ -124,10 +190,15 @@ def _introduce(work: Work, recipe: Recipe, say: Say) -> list[LoadingCheck]:
     return checks
 
 
-def _store(store: Store, work: Work, recipe: Recipe, files: Sequence[Path], checks: list[LoadingCheck]) -> None:
+def _store(
+    store: Store, work: Work, recipe: Recipe, files: Sequence[Path], checks: list[LoadingCheck], say: Say
+) -> None:
     from glossator.harness.harvest import merge as merged
+    from glossator.harness.parts import mixture
     from glossator.harness.tables import harvest_tables, manifest
 
+    if mixed := mixture(files):
+        say(f"WARNING: the parts were made with different {mixed}: they equal those of one machine up to rounding")
     found = merged(work, files)
     tables = harvest_tables(
         work.subject, work.dictionaries, work.corpus, list(recipe.subject.corpus), found, checks, recipe.harvest
@@ -150,6 +221,64 @@ def explain(run: Run, config: LexicalConfig, features: Sequence[int] | None = No
             explain_all(run, todo, config, run_id)
         materialise_labels(run.store)
     return len(todo)
+
+
+def explain_by_llm(
+    run: Run,
+    spec: str,
+    llm: LLMConfig,
+    config: OneshotConfig,
+    features: Sequence[int] | None = None,
+    *,
+    retry_failed: bool = False,
+) -> str:
+    """Ask a language model about each feature, once. Returns what came of it and what it cost, in words.
+
+    Raises UsageError for a spec or a budget that makes no sense, ProviderError where nobody can answer, Stopped where the
+    budget is spent or a batch is waited for; run again to go on.
+    """
+    from glossator.agents.oneshot import STAGE, OneshotExplainer, account
+    from glossator.llm.opening import known_price, open_llm
+    from glossator.llm.spec import parse_spec
+
+    asked = parse_spec(spec)
+    _tell_of_prices(run, asked, llm, known_price(asked, llm))
+    todo = run.chosen(features, STAGE)
+    tally: Counter[str] = Counter()
+    books = Replies(run.store, time.time())
+
+    async def work() -> None:
+        async with open_llm(spec, books, llm, run.say) as model:
+            with run.stage(STAGE, config, llm) as run_id:
+                in_hand = llm.features_in_hand(batched=asked.batch or asked.provider == "files")
+                explainer = OneshotExplainer(run, model, config, run_id, tally, retry_failed=retry_failed)
+                await explainer.explain(todo, in_hand)
+
+    try:
+        if todo:
+            asyncio.run(work())
+    except (ProviderError, Stopped, KeyboardInterrupt) as stop:
+        materialise_labels(run.store)
+        if _asked_any(run, tally, books, stop):
+            run.say(account(run, tally, books.session_id))
+        raise
+    materialise_labels(run.store)
+    return account(run, tally, books.session_id)
+
+
+def _tell_of_prices(run: Run, asked: Spec, llm: LLMConfig, price: Price | None) -> None:
+    """A file of prices that has not the model's is a slip of the pen as often as not."""
+    from glossator.llm.prices import listed
+
+    if llm.prices and not listed(asked.provider, asked.name, llm.prices):
+        then = "dollars are unknown" if price is None else "our own price is taken"
+        run.say(f"--prices {llm.prices}: has no price of {asked.provider}:{asked.name}; {then}")
+
+
+def _asked_any(run: Run, tally: Counter[Any], books: Replies, stop: BaseException) -> bool:
+    """Whether there is anything to account for: a run that nobody could answer ends with its one line."""
+    calls = run.store.sql("SELECT count(*) FROM llm_call WHERE session_id = ?", [books.session_id])
+    return not isinstance(stop, ProviderError) or bool(tally.total() or calls[0][0])
 
 
 def probe(run: Run, config: EditorConfig, features: Sequence[int] | None = None) -> int:
@@ -176,6 +305,54 @@ def score(run: Run, config: ScoreConfig, features: Sequence[int] | None = None) 
     return len(todo)
 
 
+def score_by_llm(
+    run: Run,
+    spec: str,
+    llm: LLMConfig,
+    config: LLMScoreConfig,
+    scorers: Sequence[str],
+    features: Sequence[int] | None = None,
+    *,
+    every: bool = False,
+    retry_failed: bool = False,
+) -> str:
+    """Ask a language model that reads the labels alone what the features do, and score that. Returns what came of it, in words.
+
+    `every`: all explanations with a text, so that they can be compared; the labels alone otherwise. Raises as `explain_by_llm`.
+    """
+    from glossator.agents.score_llm import LabelScorer, account, left_to_read
+    from glossator.llm.opening import known_price, open_llm
+    from glossator.llm.spec import parse_spec
+    from glossator.scorers.reading import LLMPredictor
+
+    asked = parse_spec(spec)
+    _tell_of_prices(run, asked, llm, known_price(asked, llm))
+    run.chosen(features, "score")  # no such feature: said before anybody is asked
+    tally: Counter[tuple[str, str]] = Counter()
+    books = Replies(run.store, time.time())
+
+    async def work() -> None:
+        async with open_llm(spec, books, llm, run.say) as model:
+            predictor = LLMPredictor(model, run.lexicon.vocabulary, config)
+            if not (todo := left_to_read(run, predictor.predictor, scorers, features, every=every)):
+                return
+            with run.stage("score:llm", config, llm) as run_id:
+                reader = LabelScorer(run, predictor, run_id, tally, every=every, retry_failed=retry_failed)
+                await reader.score(todo, llm.features_in_hand(batched=asked.batch or asked.provider == "files"))
+
+    def said() -> str:
+        materialise_labels(run.store)
+        return account(run, tally, spec, books.session_id)
+
+    try:
+        asyncio.run(work())
+    except (ProviderError, Stopped, KeyboardInterrupt) as stop:
+        if _asked_any(run, tally, books, stop):
+            run.say(said())
+        raise
+    return said()
+
+
 def label(
     run: Run,
     lexical: LexicalConfig,
@@ -196,8 +373,10 @@ def demo(path: Path, progress: Progress = silent, say: Say = silent) -> None:
     from glossator.config import subject_config
 
     what = subject_config("demo", [], ["demo"], ["python-docs", "themes"])
-    with Store(path) as store:
-        harvested = bool(reading.dictionaries(store))
+    harvested = False
+    if path.exists():
+        with Store(path) as store:
+            harvested = bool(reading.dictionaries(store))
     if not harvested:
         harvest(path, Recipe(subject=what), progress=progress, say=say)
     with Store(path) as store:

@@ -3,7 +3,8 @@
 A planted feature maps the tokens of one context to the activation of each. Whoever reads a description can
 say where the feature fires, so an explainer, an editor or a score can be checked against the truth and not
 against a habit. Clauses that plant a feature have near misses: texts that a description one word too broad
-would accept. The words are few. No torch, no files; documents depend on (n, seed) alone.
+would accept; each feature has a broader and a narrower description besides, which are almost true. The words
+are few. No torch, no files; documents depend on (n, seed) alone.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from glossator.types import WINDOW, Document
 
@@ -73,20 +74,41 @@ _CLAUSES = (  # equally likely; each plants one feature, is the near miss of one
     "the PERSON VERB the THING",
 )
 _AND_REACH = 4
+_EARLY = 24  # tokens of a context to which a description is narrowed that has no clause to add
+
+
+@dataclass(frozen=True)
+class Nearly:
+    """A description that is almost true, and where a feature would be active if it were."""
+
+    description: str
+    activation: Activation
 
 
 @dataclass(frozen=True)
 class PlantedFeature:
-    """One known feature. `activation` maps the tokens [n] of a context to activations [n] >= 0."""
+    """One known feature. `activation` maps the tokens [n] of a context to activations [n] >= 0.
+
+    `broader` is active wherever it is and elsewhere too, `narrower` on a part of that.
+    """
 
     name: str
     kind: str
     description: str
     activation: Activation
+    broader: Nearly | None = None
+    narrower: Nearly | None = None
 
 
 def planted_features() -> tuple[PlantedFeature, ...]:
     """The planted features, in the order of their indices."""
+    broader, narrower = _broader(), _narrower()
+    return tuple(
+        replace(f, broader=broader[f.name], narrower=narrower.get(f.name) or _early(f)) for f in _true_features()
+    )
+
+
+def _true_features() -> tuple[PlantedFeature, ...]:
     return (
         PlantedFeature("falcon", "word", 'the word "falcon"', _word({"falcon": 4.0})),
         PlantedFeature(
@@ -132,6 +154,54 @@ def planted_features() -> tuple[PlantedFeature, ...]:
             "-ing", "suffix", 'words that end in "-ing"', _where(lambda t, i: 2.0 * t[i].endswith("ing"))
         ),
     )  # fmt: skip
+
+
+def _broader() -> dict[str, Nearly]:
+    adjectives = (*_SLOTS["ADJ"], *COLOURS)
+    many = (*SEA, "rain")
+    room = (*KITCHEN, "cup", "lamp")
+    return {
+        "falcon": Nearly('the words "falcon" and "bear"', _word({"falcon": 4.0, "bear": 4.0})),
+        "kitchen": Nearly(f"the words {_listed(room)}", _word(dict.fromkeys(room, 3.0))),
+        "colour": Nearly("names of colours, and other adjectives", _word(dict.fromkeys(adjectives, 5.0))),
+        "century": Nearly("years", _word(dict.fromkeys((*YEARS, *OTHER_YEARS), 6.0))),
+        "river-bank": Nearly('the word "bank"', _word({"bank": 7.0})),
+        "sea": Nearly(f"every token of a window that mentions {_listed(many, 'or')}", _topic(many, 2.0)),
+        "night-harbour": Nearly('the word "harbour"', _word({"harbour": 5.0})),
+        "guitar-or-very": Nearly(
+            'the word "guitar", and adjectives', _word(dict.fromkeys(("guitar", *_SLOTS["ADJ"]), 4.0))
+        ),
+        "bear": Nearly('the word "bear"', _word({"bear": 3.0})),
+        "first": Nearly("the first four tokens of a context", _where(lambda _, i: 8.0 * (i < 4))),
+        "wet": Nearly(
+            'the word "flood", and the words "rain", "ocean" and "tide" at a third of its strength',
+            _word({"flood": 9.0, "rain": 3.0, "ocean": 3.0, "tide": 3.0}),
+        ),
+        "-ing": Nearly('words that hold "in"', _where(lambda t, i: 2.0 * ("in" in t[i]))),
+    }
+
+
+def _narrower() -> dict[str, Nearly]:
+    """Of the features that have a part to keep; the others are narrowed to the beginning of a context."""
+    return {
+        "kitchen": Nearly('the word "oven"', _word({"oven": 3.0})),
+        "colour": Nearly('the word "red"', _word({"red": 5.0})),
+        "century": Nearly("years from 1950 to 1999", _word(dict.fromkeys(YEARS[50:], 6.0))),
+        "sea": Nearly(f"the words {_listed(SEA)}", _word(dict.fromkeys(SEA, 2.0))),
+        "guitar-or-very": Nearly('the word "guitar"', _word({"guitar": 4.0})),
+        "first": Nearly(
+            'the word "the" as the first token of a context', _where(lambda t, i: 8.0 * (i == 0 and t[i] == "the"))
+        ),
+        "wet": Nearly('the word "flood"', _word({"flood": 9.0})),
+        "-ing": Nearly('the word "working"', _word({"working": 2.0})),
+    }
+
+
+def _early(feature: PlantedFeature) -> Nearly:
+    return Nearly(
+        f"{feature.description}, among the first {_EARLY} tokens of a context",
+        lambda tokens: [value * (i < _EARLY) for i, value in enumerate(feature.activation(tokens))],
+    )
 
 
 def planted_vocabulary() -> tuple[str, ...]:

@@ -38,6 +38,7 @@ def card(run: Run, feature: int) -> RenderableType:
             f"active windows {record.active('explain')}/{record.active('select')}/{record.active('test')} (explain/select/test)"
         ),
         _scores(run, row.get("explanation_id")),
+        _explanations(run, feature, row.get("explanation_id")),
     ]
     for stratum in ("top", "sample"):
         parts.append(
@@ -49,6 +50,25 @@ def card(run: Run, feature: int) -> RenderableType:
         parts += exemplars(record, "test", stratum, run.lexicon.vocabulary)
     parts.append(experiments(run, feature))
     return Group(*parts)
+
+
+def _explanations(run: Run, feature: int, chosen: str | None) -> RenderableType:
+    """All that was said of a feature, where more than the label was: by whom, and the words or why there are none."""
+    rows = run.store.sql(
+        "SELECT explanation_id, explainer, model, coalesce(text, '(abstained: ' || coalesce(reason, 'no reason') || ')') "
+        "FROM explanation WHERE dictionary = ? AND feature = ? ORDER BY explainer, model, rowid",
+        [run.dictionary, feature],
+    )
+    if all(identity == chosen for identity, *_ in rows):
+        return Text("")
+    table = Table(
+        title="\nexplanations; * is the label", title_justify="left", show_edge=False, pad_edge=False, box=None
+    )
+    for name in ("", "explainer", "model", "text"):
+        table.add_column(name, overflow="fold")
+    for identity, explainer, model, text in rows:
+        table.add_row("*" if identity == chosen else "", Text(explainer), Text(model or ""), Text(text))
+    return table
 
 
 def _scores(run: Run, explanation_id: str | None) -> RenderableType:
@@ -64,9 +84,9 @@ def _scores(run: Run, explanation_id: str | None) -> RenderableType:
         interval = f"[{low:.2f}, {high:.2f}]" if low is not None and high is not None else "-"
         table.add_row(
             metric,
-            predictor,
+            Text(predictor or ""),
             "-" if value is None else f"{value:.2f}",
-            interval.replace("[", r"\["),
+            Text(interval),
             str(n),
             split,
         )

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -198,6 +199,11 @@ class Estimate:
 # --------------------------------------------------------------------------- language models
 
 
+@lru_cache(maxsize=256)  # pydantic makes it anew each time, which costs a millisecond
+def _schema(answer: type[BaseModel]) -> dict[str, Any]:
+    return answer.model_json_schema()
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     role: Literal["system", "user", "assistant"]
@@ -227,7 +233,8 @@ class Request:
 
     @property
     def schema(self) -> dict[str, Any]:
-        return self.answer.model_json_schema()
+        """The JSON schema of the answer. Shared: not to be changed."""
+        return _schema(self.answer)
 
 
 @dataclass(frozen=True, slots=True)

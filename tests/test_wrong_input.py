@@ -100,7 +100,7 @@ def test_features_and_queries_that_are_wrong(mini_run: Path, tmp_path: Path) -> 
     complains(glossator("sql", run, "FROM labels", "--format", "xml"), 2, "table, csv, json")
     complains(glossator("inspect", run, "--text", ""), 2, "no tokens")
     complains(glossator("inspect", run, "--text", "word " * 1000), 2, "shorten")
-    complains(glossator("harvest", run, *HARVEST), 1, "holds a harvest already")
+    complains(glossator("harvest", run, *HARVEST), 2, "holds a harvest already")
     complains(glossator("report", run, "--out", tmp_path / "no" / "where.html"), 2, "where")
 
 

@@ -48,7 +48,7 @@ def _write(run: Run, rows: Sequence[Row]) -> None:
     ids = [row.explanation_id for row in rows if isinstance(row, ExplanationRow)]
 
     def forget(connection: Any) -> None:
-        for table, which in (("explanation", ""), ("score", "AND split = 'select'")):
+        for table, which in (("explanation", ""), ("score", "AND split = 'select' AND predictor = 'rule'")):
             connection.execute(
                 f"DELETE FROM {table} WHERE explanation_id IN (SELECT unnest(?::VARCHAR[])) {which}", [ids]
             )

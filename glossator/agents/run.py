@@ -105,7 +105,7 @@ class Run:
         )
         subject, (dictionary,) = load_model(what, stored["context_size"], "cpu")
         if (
-            subject.identity()["weights"] != stored["weights"]
+            not subject.has_weights(stored["weights"])
             or dictionary.identity()["weights"] != self.identity["dictionary"]["weights"]
         ):
             raise UsageError(

@@ -193,7 +193,7 @@ def _replace(run: Run, features: Sequence[int], rows: Sequence[Row]) -> None:
     chosen = [run.dictionary, list(features)]
 
     def forget(connection: Any) -> None:
-        for table, which in (("score", "AND split = 'test'"), ("null_score", "")):
+        for table, which in (("score", "AND split = 'test' AND predictor = 'rule'"), ("null_score", "")):
             connection.execute(
                 f"DELETE FROM {table} WHERE dictionary = ? AND feature IN (SELECT unnest(?::INTEGER[])) {which}", chosen
             )

@@ -7,7 +7,8 @@ only non-zero activations are touched; those that beat no sketch are not even so
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 
 import torch
@@ -19,6 +20,15 @@ from glossator.harness.dictionary import MAX_DENSE, Dictionary
 from glossator.harness.sketch import Sketch, feature_salt, rows_at, sample_key, top_key
 from glossator.harness.statistics import LARGEST, Statistics, TokenTable
 from glossator.types import SPLITS, WINDOW, Ints
+
+
+@contextmanager
+def exact_sums(dictionary: Dictionary) -> Iterator[None]:
+    """Sums that do not fit are an error that names the dictionary."""
+    try:
+        yield
+    except OverflowError as error:
+        raise HarvestError(f"dictionary {dictionary.name}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -135,7 +145,8 @@ class Accumulator:
         """Positive activations [n] of one chunk, at tokens `at` [n]."""
         n_features = self.dictionary.n_features
         split, window, window_id = rows_at(at, tokens.split, tokens.window, tokens.window_id)
-        self.statistics.add(feature, value, split)
+        with exact_sums(self.dictionary):
+            self.statistics.add(feature, value, split)
         if tokens.counted.any():
             counted = torch.nonzero(tokens.counted.index_select(0, at))[:, 0]
             self.table.add(*rows_at(counted, feature, tokens.token.index_select(0, at), value))

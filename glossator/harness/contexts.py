@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -108,8 +109,9 @@ def prepare(
     config: CorpusConfig,
 ) -> Corpus:
     """Tokenize, find near-duplicates, split, cut. `content_size` is the context less its special tokens."""
-    names, tags, chunks, lengths = _tokenized(documents, tokenize, content_size, config.tokens)
-    cluster = _near_duplicates(chunks, config.near_duplicate)
+    names, tags, tokens, lengths = _tokenized(documents, tokenize, content_size, config.tokens)
+    document_end = np.cumsum([sum(x) for x in lengths])
+    cluster = _near_duplicates(np.split(tokens, document_end[:-1]), config.near_duplicate)
     split = _splits(names, cluster, config)
     contexts: list[tuple[int, int, int]] = []  # document, start, length
     at = 0
@@ -118,13 +120,12 @@ def prepare(
             contexts.append((number, at, length))
             at += length
     table = np.asarray(contexts, np.int64).reshape(-1, 3)
-    tokens = np.concatenate([np.concatenate(c) for c in chunks]).astype(np.int32)
     per_context = -(-table[:, 2] // WINDOW)
     window_context = np.repeat(np.arange(len(table)), per_context)
     ordinal = np.arange(len(window_context)) - np.repeat(np.cumsum(per_context) - per_context, per_context)
     window_start = table[window_context, 1] + ordinal * WINDOW
     window_length = np.minimum(WINDOW, table[window_context, 1] + table[window_context, 2] - window_start)
-    document_start = np.asarray([0, *np.cumsum([sum(x) for x in lengths])])[:-1]
+    document_start = np.concatenate([[0], document_end[:-1]])
     document = table[window_context, 0]
     hashes = np.asarray([hash63(name) for name in names], np.int64)
     window_id = mix63(hashes[document] ^ mix63(window_start - document_start[document]))
@@ -138,9 +139,13 @@ def prepare(
     if (counts == 0).any():
         lacking = ", ".join(SPLITS[i] for i in np.flatnonzero(counts == 0))
         raise CorpusError(
-            f"the corpus has {len(names)} documents in {len(set(cluster.tolist()))} groups: too few to fill the split {lacking}; add documents"
+            f"the corpus has {_count(len(names), 'document')} in {_count(len(set(cluster.tolist())), 'group')}: too few to fill the split {lacking}; add documents"
         )
     return corpus
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"
 
 
 def _tokenized(
@@ -148,22 +153,22 @@ def _tokenized(
     tokenize: Callable[[Sequence[str]], list[list[int]]],
     size: int,
     limit: int | None,
-) -> tuple[list[str], list[tuple[str, ...]], list[list[Ints]], list[list[int]]]:
+) -> tuple[list[str], list[tuple[str, ...]], Ints, list[list[int]]]:
+    """Names, tags, all tokens, lengths of each document's contexts. One growing buffer: many small arrays would leave holes in the heap."""
     names: list[str] = []
     tags: list[tuple[str, ...]] = []
-    chunks: list[list[Ints]] = []
+    tokens = array("i")
     lengths: list[list[int]] = []
-    total = 0
     seen: dict[str, int] = {}
     for document in documents:
-        if limit is not None and total >= limit:
+        if limit is not None and len(tokens) >= limit:
             break
-        pieces: list[Ints] = []
+        pieces: list[int] = []
         for ids in tokenize(document.passages):
             if limit is not None:
-                ids = ids[: max(0, limit - total)]
-            pieces += [np.asarray(ids[i : i + size], np.int32) for i in range(0, len(ids), size)]
-            total += len(ids)
+                ids = ids[: max(0, limit - len(tokens))]
+            pieces += [min(size, len(ids) - i) for i in range(0, len(ids), size)]
+            tokens.extend(ids)
         if not pieces:
             continue
         name = document.name
@@ -173,16 +178,15 @@ def _tokenized(
         seen[name] = 1
         names.append(name)
         tags.append(document.tags)
-        chunks.append(pieces)
-        lengths.append([len(p) for p in pieces])
+        lengths.append(pieces)
     if not names:
         raise CorpusError("the corpus holds no tokens: every document is empty; name a corpus with text in it")
-    return names, tags, chunks, lengths
+    return names, tags, np.frombuffer(tokens, np.int32), lengths
 
 
-def _grams(pieces: Sequence[Ints]) -> list[int]:
+def _grams(document: Ints) -> list[int]:
     """32-bit hashes of a document's 13-grams of tokens (or of the whole, if it is shorter)."""
-    tokens = np.concatenate(pieces).astype(np.uint64)
+    tokens = document.astype(np.uint64)
     size = min(_GRAM, len(tokens))
     view = np.lib.stride_tricks.sliding_window_view(tokens, size)
     value = np.zeros(len(view), np.uint64)
@@ -192,23 +196,23 @@ def _grams(pieces: Sequence[Ints]) -> list[int]:
     return [int(v) for v in np.unique(mix63(value.view(np.int64)) & 0xFFFFFFFF)]
 
 
-def _near_duplicates(chunks: Sequence[Sequence[Ints]], threshold: float) -> Ints:
+def _near_duplicates(documents: Sequence[Ints], threshold: float) -> Ints:
     """A cluster number for each document: documents whose sets of 13-grams have a Jaccard similarity over the threshold."""
     from datasketch import MinHash, MinHashLSH
 
     lsh = MinHashLSH(threshold=min(threshold, 0.9), num_perm=128)  # candidates; it has no parameters for 1
     sketches: list[MinHash] = []
     pairs: list[tuple[int, int]] = []
-    for number, pieces in enumerate(chunks):
+    for number, tokens in enumerate(documents):
         sketch = MinHash(num_perm=128, seed=1, hashfunc=int)
-        sketch.update_batch(_grams(pieces))
+        sketch.update_batch(_grams(tokens))
         for other in lsh.query(sketch):
             if sketch.jaccard(sketches[other]) >= threshold:
                 pairs.append((other, number))
         lsh.insert(number, sketch)
         sketches.append(sketch)
     edges = np.asarray(pairs, np.int64).reshape(-1, 2)
-    graph = coo_array((np.ones(len(edges), bool), (edges[:, 0], edges[:, 1])), shape=(len(chunks), len(chunks)))
+    graph = coo_array((np.ones(len(edges), bool), (edges[:, 0], edges[:, 1])), shape=(len(documents), len(documents)))
     return np.asarray(connected_components(graph, directed=False)[1], np.int64)
 
 

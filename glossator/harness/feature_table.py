@@ -18,7 +18,7 @@ from torch import Tensor
 from glossator.config import HarvestConfig
 from glossator.harness.contexts import Corpus
 from glossator.harness.dictionary import Dictionary
-from glossator.harness.harvest import Found
+from glossator.harness.harvest import Found, counted_tokens
 from glossator.harness.statistics import entropy
 from glossator.types import SPLITS, Floats, Ints, Vocabulary, feature_name
 
@@ -67,6 +67,7 @@ def _columns(
     """What is small for all features at once."""
     s, tokens, n = found.statistics, found.tokens, dictionary.n_features
     active, windows = s.active_tokens.cpu().sum(1).numpy(), s.active_windows.cpu().numpy()
+    counted = max(int(counted_tokens(corpus, vocabulary).sum()), 1)
     status, reason = statuses(windows, len(corpus.window_start), config)
     maximum, least = s.maximum.cpu().numpy().astype(np.float64), s.least.cpu().numpy().astype(np.float64)
     return pa.table(
@@ -76,10 +77,10 @@ def _columns(
             "name": pa.array([feature_name(dictionary.signed, n, index) for index in range(n)]),
             "status": pa.array(status),
             "reason": pa.array(reason, pa.string()),
-            "density": active / len(corpus.tokens),
+            "density": active / counted,
             "active_tokens": active,
             "active_windows": lists(windows),
-            "mean": s.sums() / len(corpus.tokens),
+            "mean": s.sums() / counted,
             "max_activation": maximum,
             "min_positive": np.where(np.isfinite(least), least, 0),
             "threshold": s.thresholds(),

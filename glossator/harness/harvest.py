@@ -7,6 +7,7 @@ the same bytes whatever process ran them. What a process found lies in parts (se
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,14 +20,15 @@ import torch
 
 from glossator.config import HarvestConfig
 from glossator.errors import HarvestError
-from glossator.harness.accumulate import Accumulator, Tokens
+from glossator.harness.accumulate import Accumulator, Tokens, exact_sums
 from glossator.harness.contexts import Corpus, mix63
 from glossator.harness.dictionary import Dictionary, check_width
-from glossator.harness.parts import About, check_same, load, missing, part_of, part_path, parts_in, save
+from glossator.harness.loading import LoadingCheck, loading_check
+from glossator.harness.parts import FORMAT, About, load, missing, part_path, parts_in, save, sweep
 from glossator.harness.sketch import Sketch
 from glossator.harness.statistics import UNIT, Statistics, TokenTable
 from glossator.harness.subject import Subject, TokenBatch, batches
-from glossator.types import SPLITS, WINDOW, Bools, Floats, Ints, content_id
+from glossator.types import SPLITS, WINDOW, Bools, Floats, Ints, Vocabulary, content_id
 
 Progress = Callable[[int, int], None]  # tokens done, tokens in all
 _OUTLIER = 8.0  # times the median norm
@@ -81,39 +83,67 @@ class Work:
     @cached_property
     def about(self) -> About:
         shapes = {name: value for name, value in self.config.model_dump(mode="json").items() if name in _SHAPES}
-        subject = {k: v for k, v in self.subject.identity().items() if k not in ("path", "hook", "hooks")}
+        subject = {k: v for k, v in self.subject.identity().items() if k not in ("model", "path", "hook", "hooks")}
         dictionaries = [
-            {k: v for k, v in d.identity().items() if k != "source"} | {"reads": d.hook} for d in self.dictionaries
+            {k: v for k, v in d.identity().items() if k not in ("dictionary", "source")} | {"reads": d.hook}
+            for d in self.dictionaries
         ]
+        shapes["l0"] = [self.l0(d) for d in self.dictionaries]
         made_of = {
             "subject": content_id(subject),
             "dictionary": content_id(dictionaries),
             "corpus": self.corpus.digest,
             "shape or seed": content_id(shapes),
+            "format of parts": str(FORMAT),
         }
-        made_by = {"torch": torch.__version__, "device": self.config.device.split(":")[0]}
+        threads = self.config.threads or torch.get_num_threads()
+        device = self.config.device.split(":")[0]
+        made_by = {"torch": torch.__version__, "device": device, "threads": str(threads)}
         return About(made_of, made_by, len(self.ranges), self.recipe)
 
     @cached_property
     def token_windows(self) -> Bools:
         """What all dictionaries' token tables count: fewer windows where one of them is dense."""
-        size = min(_sized(self.config.token_windows, dictionary) for dictionary in self.dictionaries)
+        size = min(_sized(self.config.token_windows, self.l0(dictionary)) for dictionary in self.dictionaries)
         return token_windows(self.corpus, self.config.model_copy(update={"token_windows": size}))
 
     def background(self, dictionary: Dictionary) -> Ints:
         """The background windows of one dictionary: the first of the draw where it is dense."""
-        sizes = tuple(_sized(size, dictionary) for size in self.config.background)
+        sizes = tuple(_sized(size, self.l0(dictionary)) for size in self.config.background)
         return background_windows(self.corpus, self.config.model_copy(update={"background": sizes}))
 
+    def check(self, dictionary: Dictionary) -> LoadingCheck:
+        """What one of the dictionaries does on a sample of the corpus, the same in every process; measured once."""
+        if dictionary.name not in self._checks:
+            self._checks[dictionary.name] = loading_check(self.subject, dictionary, self.corpus, self.config)
+        return self._checks[dictionary.name]
+
     @cached_property
+    def _checks(self) -> dict[str, LoadingCheck]:
+        return {}
+
+    def l0(self, dictionary: Dictionary) -> float:
+        """Active features a token: as the dictionary states it, or as measured, up to a power of two so that rounding moves nothing."""
+        if dictionary.expected_l0 is not None:
+            return dictionary.expected_l0
+        if dictionary.n_features <= _DENSE:  # whatever it is, nothing depends on it
+            return float(dictionary.n_features)
+        return 2.0 ** math.ceil(math.log2(max(self.check(dictionary).l0, 1.0)))
+
+    @cached_property
+    def _counted(self) -> Ints:
+        """[n_contexts + 1] tokens before each context that are not special: the others are masked."""
+        return np.concatenate([[0], np.cumsum(counted_tokens(self.corpus, self.subject.vocabulary))])
+
+    @property
     def n_tokens(self) -> int:
-        return int(self.corpus.context_length.sum())
+        return int(self._counted[-1])
 
     def tokens_in(self, first: int, last: int) -> int:
         """Tokens in the shards [first, last)."""
         if first == last:
             return 0
-        return int(self.corpus.context_length[self.ranges[first][0] : self.ranges[last - 1][1]].sum())
+        return int(self._counted[self.ranges[last - 1][1]] - self._counted[self.ranges[first][0]])
 
 
 def harvest(work: Work, folder: Path, progress: Progress = lambda done, total: None) -> Harvest:
@@ -125,6 +155,7 @@ def harvest(work: Work, folder: Path, progress: Progress = lambda done, total: N
 def run_missing(work: Work, folder: Path, first: int, last: int, progress: Progress = lambda done, total: None) -> None:
     """Run those of the shards [first, last) that no part in `folder` holds yet."""
     folder.mkdir(parents=True, exist_ok=True)
+    sweep(folder, work.about)
     gaps = missing(parts_in(folder, work.about), first, last)
     total = work.tokens_in(first, last)
     done = total - sum(work.tokens_in(*gap) for gap in gaps)
@@ -140,6 +171,11 @@ def shard_ranges(corpus: Corpus, shard_tokens: int) -> list[tuple[int, int]]:
     shard_of = (np.cumsum(per_document) - per_document) // shard_tokens
     bounds = np.flatnonzero(np.diff(shard_of[corpus.context_document])) + 1
     return list(zip([0, *bounds.tolist()], [*bounds.tolist(), len(corpus.context_document)], strict=True))
+
+
+def counted_tokens(corpus: Corpus, vocabulary: Vocabulary) -> Ints:
+    """[n_contexts] tokens whose activations count: all but special ones that stand in the text."""
+    return np.add.reduceat(~vocabulary.special[corpus.tokens], corpus.context_start, dtype=np.int64)
 
 
 def background_windows(corpus: Corpus, config: HarvestConfig) -> Ints:
@@ -158,9 +194,9 @@ def token_windows(corpus: Corpus, config: HarvestConfig) -> Bools:
     return chosen
 
 
-def _sized(size: int, dictionary: Dictionary) -> int:
+def _sized(size: int, l0: float) -> int:
     """Less of what every active token costs, where many are: neurons are active on all tokens, in one pole or the other."""
-    dense = (dictionary.expected_l0 or 0) / _DENSE
+    dense = l0 / _DENSE
     return size if dense <= 1 else min(size, max(_LEAST_DRAWN, int(size / dense)))
 
 
@@ -261,9 +297,8 @@ def merge(work: Work, files: Sequence[Path]) -> Harvest:
     merging = [_Merging(d, work.config) for d in work.dictionaries]
     parts, seconds = [], 0.0
     for path in files:
-        about, arrays = load(path)
-        check_same(path, about, work.about)
-        parts.append(part_of(path))
+        part, arrays = load(path, work.about)
+        parts.append(part)
         seconds += float(arrays["seconds"])
         for number, one in enumerate(merging):
             one.absorb(_under(arrays, str(number)), int(arrays["outliers"][number]))
@@ -279,7 +314,7 @@ class _Merging:
 
     def __init__(self, dictionary: Dictionary, config: HarvestConfig) -> None:
         groups = dictionary.n_features * len(SPLITS)
-        self.size = config.sample
+        self.dictionary, self.size = dictionary, config.sample
         self.top, self.sample = Sketch(groups, config.top), Sketch(groups, config.top + config.sample)
         self.statistics = Statistics.empty(dictionary.n_features)
         self.tokens: list[dict[str, Ints]] = []
@@ -289,7 +324,8 @@ class _Merging:
     def absorb(self, arrays: dict[str, Ints], outliers: int) -> None:
         self.top.absorb(_under(arrays, "top"))
         self.sample.absorb(_under(arrays, "sample"))
-        self.statistics.merge(_under(arrays, "statistics"))
+        with exact_sums(self.dictionary):
+            self.statistics.merge(_under(arrays, "statistics"))
         self.tokens.append(_under(arrays, "tokens"))
         self.background.append(_under(arrays, "background"))
         self.outliers += outliers

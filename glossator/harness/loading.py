@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from glossator.config import HarvestConfig, SubjectConfig
+from glossator.config import HarvestConfig, SubjectConfig, located
 from glossator.errors import DictionaryError, SubjectError
 from glossator.harness.contexts import Corpus
 from glossator.harness.dictionary import MAX_DENSE, Dictionary, SaeDictionary, check_width
@@ -27,13 +27,14 @@ _LEAST_CONTEXT = 16
 _SAMPLE = 8000  # tokens of the loading check
 
 
-def load_model(what: SubjectConfig, context_size: int | None, device: str) -> tuple[Subject, list[Dictionary]]:
+def load_model(what: SubjectConfig, context_size: int | None, device: str) -> tuple[HFSubject, list[Dictionary]]:
     """The subject with every hook that is read, and the dictionaries in their order, which know their hooks' paths.
 
     Without a `context_size` the smallest that the dictionaries state, and as they state it a BOS before every context.
 
     Raises DictionaryError or SubjectError. A dictionary that states another model is no error: `loading_check` warns.
     """
+    what = located(what)
     sources = tuple(zip(what.dictionaries, what.hooks, strict=True))
     if not sources:
         raise DictionaryError("no dictionary is named: give one with --dictionary")
@@ -139,14 +140,13 @@ class LoadingCheck:
     stated_l0: float | None
     stated_variance_explained: float | None
     other_model: str | None = None  # the model it says it was made with, if that is not the subject
+    learned: bool = True  # neurons reconstruct exactly: that says nothing
 
     @property
     def summary(self) -> str:
-        explained, stated, stated_l0 = (
-            f"{x:.2f}" if x is not None else "?"
-            for x in (self.variance_explained, self.stated_variance_explained, self.stated_l0)
-        )
-        return f"variance explained {explained} (its card: {stated}), L0 {self.l0:.1f} (its card: {stated_l0})"
+        explained = "?" if self.variance_explained is None else f"{self.variance_explained:.2f}"
+        found = [f"variance explained {explained}{_card(self.stated_variance_explained)}"] if self.learned else []
+        return ", ".join([*found, f"L0 {self.l0:.1f}{_card(self.stated_l0)}"])
 
     @property
     def warnings(self) -> list[str]:
@@ -170,6 +170,10 @@ class LoadingCheck:
                 f"its card says variance explained {self.stated_variance_explained:.2f}, here it is {explained:.2f}"
             )
         return found
+
+
+def _card(stated: float | None) -> str:
+    return "" if stated is None else f" (its card: {stated:.2f})"
 
 
 @dataclass
@@ -219,6 +223,7 @@ def loading_check(subject: Subject, dictionary: Dictionary, corpus: Corpus, conf
         stated.get("l0") or stated.get("k"),
         stated.get("variance_explained"),
         other_model(subject, dictionary),
+        not isinstance(dictionary, NeuronDictionary),
     )
 
 

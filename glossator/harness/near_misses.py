@@ -144,7 +144,9 @@ def _shares(found: Found, idf: Floats) -> csr_array:
     """[features, tokens]: the share of the feature's activation mass that a token carries, times its idf."""
     feature, token, total = (found.tokens[name] for name in ("feature", "token", "total"))
     n = _n_features(found)
-    share = total / np.bincount(feature, total, minlength=n)[feature]
+    whole = np.bincount(feature, total, minlength=n)[feature]
+    # without mass: too weak for sums to resolve
+    share = np.divide(total, whole, out=np.zeros_like(whole), where=whole > 0)
     first = np.searchsorted(feature, np.arange(n + 1))
     return csr_array((share * idf[token], token, first), shape=(n, len(idf)))
 

@@ -1,9 +1,10 @@
 """Exact running statistics of every feature, and the token table, in integers: whatever the order, the same bytes.
 
 Sums are kept in fixed point (units of 2^-24, int64), because adding floating-point numbers in another order gives
-another sum, and shards may come in any order and grouping. The threshold of a feature comes from a histogram with fixed
-logarithmic bins (eight an octave from 2^-16 to 2^16): the lower edge of the highest bin at and above which 90% of the
-activation mass lies.
+another sum, and shards may come in any order and grouping. Sums that come near 2^39 would not fit, and are an error; an
+activation below 2^-25 adds nothing. The threshold of a feature comes from a histogram with fixed logarithmic bins (eight
+an octave from 2^-16 to 2^16): the lower edge of the highest bin at and above which 90% of the activation mass lies.
+What is below 2^-16 is not told apart: a feature with that mass there fires wherever it is active.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from glossator.types import Floats, Ints
 BINS = 256
 LARGEST = 2.0**30  # an activation beyond it would not fit the fixed point
 UNIT = 2.0**-24
+_FULL = 2.0**62  # units: no sum gets there, so that adding two never wraps
 _PER_OCTAVE = 8
 _LOWEST = -16
 _MASS = 0.9
@@ -79,10 +81,14 @@ class Statistics:
         )  # fmt: skip
 
     def add(self, feature: Tensor, value: Tensor, split: Tensor) -> None:
-        """Non-zero activations [n] of tokens, float32."""
+        """Non-zero activations [n] of tokens, float32. Raises OverflowError before a sum could wrap: no cell exceeds `total`."""
+        if not len(value):
+            return
         n = len(self.total)
+        counts = torch.bincount(feature * 3 + split, minlength=3 * n).view(n, 3)
+        _check_sums(self.total.max().double() + counts.sum(1).max() * (value.max().double() / UNIT))
         whole = fixed(value)
-        self.active_tokens += torch.bincount(feature * 3 + split, minlength=3 * n).view(n, 3)
+        self.active_tokens += counts
         self.total.index_add_(0, feature, whole)
         self.maximum.scatter_reduce_(0, feature, value, "amax")
         self.least.scatter_reduce_(0, feature, value, "amin")
@@ -100,6 +106,8 @@ class Statistics:
         return {f.name: getattr(self, f.name).cpu().numpy() for f in fields(self)}
 
     def merge(self, other: dict[str, Ints]) -> None:
+        """Raises OverflowError where the sums together would be too large."""
+        _check_sums((self.total.double() + torch.from_numpy(other["total"]).to(self.total.device)).max())
         for name, array in other.items():
             mine = getattr(self, name)
             theirs = torch.from_numpy(array).to(mine.device)
@@ -117,7 +125,8 @@ class Statistics:
     def thresholds(self) -> Floats:
         """[F]: the largest bin edge at or above which tokens carry 90% of the mass in explain.
 
-        A feature that is active in other splits alone has its smallest activation, one that is never active 0.
+        A feature whose edge is the lowest, below which bins tell nothing apart, or that is active in other splits alone
+        has its smallest activation; one that is never active 0.
         """
         mass = self.mass.cpu().numpy().astype(np.float64)
         above = np.cumsum(mass[:, ::-1], 1)[:, ::-1]
@@ -125,7 +134,8 @@ class Statistics:
         enough = (above >= _MASS * whole) & (whole > 0)
         highest = BINS - 1 - np.argmax(enough[:, ::-1], 1)
         least = self.least.cpu().numpy().astype(np.float64)
-        return np.where(enough.any(1), bin_edges()[highest], np.where(np.isfinite(least), least, 0.0))
+        edge = np.where(highest > 0, bin_edges()[highest], np.minimum(bin_edges()[0], least))
+        return np.where(enough.any(1), edge, np.where(np.isfinite(least), least, 0.0))
 
     def quantiles(self, shares: Sequence[float]) -> Floats:
         """[F, len(shares)] of the positive activations in explain: middles of bins, so within 4.5%; 0 where there are none."""
@@ -136,6 +146,13 @@ class Statistics:
         columns = [np.argmax(counts >= np.ceil(share * whole)[:, None], 1) for share in shares]
         found = np.clip(middle[np.stack(columns, 1)], np.minimum(least, most)[:, None], most[:, None])
         return np.where(whole[:, None] > 0, found, 0.0)
+
+
+def _check_sums(largest: Tensor) -> None:
+    if largest >= _FULL:
+        raise OverflowError(
+            f"activations add up to as much as {float(largest) * UNIT:.2g}, too large for exact sums; rescale the dictionary"
+        )
 
 
 class TokenTable:

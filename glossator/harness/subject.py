@@ -8,10 +8,10 @@ with rows of nothing. It does not train, generate or intervene.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +22,7 @@ from torch.utils.hooks import RemovableHandle
 
 from glossator.errors import SubjectError
 from glossator.harness.hooks import INPUT, module_path, split, through_final_norm, weights_after
+from glossator.harness.weights import digest_of, fits
 from glossator.types import Ints, Vocabulary
 
 
@@ -97,15 +98,14 @@ class HFSubject:
         try:
             config = AutoConfig.from_pretrained(str(model), local_files_only=local)
             self._tokenizer = AutoTokenizer.from_pretrained(str(model), local_files_only=local)
-            self._model = (
-                AutoModel.from_pretrained(str(model), local_files_only=local).eval().requires_grad_(False).to(device)
-            )
+            loaded, report = AutoModel.from_pretrained(str(model), local_files_only=local, output_loading_info=True)
+            self._model = loaded.eval().requires_grad_(False).to(device)
         except (OSError, ValueError) as error:
             raise SubjectError(
                 f"{model}: cannot be loaded; name a model folder, or a hub name while the hub answers ({str(error).splitlines()[0][:160]})"
             ) from error
         self.name, self.path = name or (Path(model).name if local else str(model)), str(model)
-        self.device = device
+        self.device, self._made_up = device, frozenset(report["missing_keys"])  # a pooler, say: random each time
         text = config.get_text_config()  # a model that also sees images keeps the length of its texts one level down
         self.context_size = min(context_size, int(getattr(text, "max_position_embeddings", context_size)))
         self.prefix, self.suffix = self._special_frame()
@@ -276,22 +276,27 @@ class HFSubject:
         return weights_after(self._model, module_path(hook, self._model, self.name))
 
     def identity(self) -> dict[str, Any]:
-        """What makes two subjects the same: weights (hashed in part), hooks, dtype, context."""
-        digest = hashlib.blake2b(digest_size=8)
-        for name, parameter in self._model.named_parameters():
-            digest.update(name.encode() + parameter.detach().flatten()[:64].float().cpu().numpy().tobytes())
-        dtype = str(next(self._model.parameters()).dtype).removeprefix("torch.")
+        """What makes two subjects the same: weights, hooks, dtype, context and what stands around it."""
         return {
             "model": self.name,
             "path": self.path,
             "class": type(self._model).__name__,
             "hook": self.hook,
             "hooks": list(self.hooks),
-            "dtype": dtype,
+            "dtype": str(next(self._model.parameters()).dtype).removeprefix("torch."),
             "context_size": self.context_size,
             "prefix": list(self.prefix),
-            "weights": digest.hexdigest(),
+            "suffix": list(self.suffix),
+            "weights": self._weights,
         }
+
+    @cached_property
+    def _weights(self) -> str:
+        return digest_of(self._model, self._made_up)
+
+    def has_weights(self, stored: str) -> bool:
+        """Whether `stored` is what an identity, of this version or an older one, says of these weights."""
+        return fits(self._model, stored, self._weights)
 
 
 def _checked(path: str, caught: dict[str, Any], shape: tuple[int, ...]) -> Tensor:
@@ -314,9 +319,7 @@ def _vocabulary(tokenizer: Any) -> Vocabulary:
     raw = ["" if piece is None else str(piece) for piece in raw]
     special = set(tokenizer.all_special_ids)
     count = {mark: sum(p.startswith(mark) for p in raw) for mark in ("##", "Ġ", "▁")}
-    common = max(
-        count, key=lambda mark: count[mark]
-    )  # every convention's marks may stand alone in another's vocabulary
+    common = max(count, key=lambda mark: count[mark])  # one convention's marks may stand alone in another's vocabulary
     marks = common if common != "##" and count[common] else None
     pieces, starts = [], []
     for token, piece in enumerate(raw):

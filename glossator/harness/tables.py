@@ -23,7 +23,7 @@ from glossator.harness.contexts import Corpus
 from glossator.harness.dictionary import Dictionary
 from glossator.harness.embedder import Embedder
 from glossator.harness.feature_table import feature_tables, lists
-from glossator.harness.harvest import Found, Harvest, dense_rows
+from glossator.harness.harvest import Found, Harvest, counted_tokens, dense_rows
 from glossator.harness.loading import NEURONS, LoadingCheck
 from glossator.harness.near_misses import Embed, NearMisses
 from glossator.harness.subject import Subject
@@ -55,9 +55,10 @@ def harvest_tables(
         yield "token", _tokens(subject.vocabulary, corpus, harvest)
         unembedding = subject.unembedding() if subject.causal else None
         near = NearMisses(corpus, harvest.found, config, embed)
+        n_counted = int(counted_tokens(corpus, subject.vocabulary).sum())
         for number, (dictionary, found) in enumerate(zip(dictionaries, harvest.found, strict=True)):
             yield "dictionary", _dictionary(subject, dictionary, checks[number])
-            yield "harvest", _harvest(dictionary, corpus, harvest, found, config)
+            yield "harvest", _harvest(dictionary, corpus, n_counted, harvest, found, config)
             lens = _lens(subject, dictionary, unembedding)
             for part in feature_tables(dictionary, found, corpus, subject.vocabulary, lens, config):
                 yield "feature", part
@@ -138,7 +139,9 @@ def _documents(corpus: Corpus) -> pa.Table:
 
 
 def _tokens(vocabulary: Vocabulary, corpus: Corpus, harvest: Harvest) -> pa.Table:
-    """`n_explain` counts in the windows of the token table alone: rates are taken between the two."""
+    """`n_explain` counts in the windows of the token table alone: rates are taken between the two. Special tokens are
+    counted like others, though no activation on them is looked at: sums over the text stay sums over the text.
+    """
     counted = np.repeat(harvest.token_windows, corpus.window_length)  # windows lie side by side
     return pa.table(
         {
@@ -217,15 +220,16 @@ def _dictionary(subject: Subject, dictionary: Dictionary, check: LoadingCheck) -
     return found.append_column("signed", pa.array([dictionary.signed]))
 
 
-def _harvest(dictionary: Dictionary, corpus: Corpus, harvest: Harvest, found: Found, config: HarvestConfig) -> pa.Table:
-    """`seconds` are those of the one pass, whatever the number of dictionaries."""
-    n = len(corpus.tokens)
+def _harvest(
+    dictionary: Dictionary, corpus: Corpus, n: int, harvest: Harvest, found: Found, config: HarvestConfig
+) -> pa.Table:
+    """`seconds` are those of the one pass over `n` tokens that count, whatever the number of dictionaries."""
     active = int(found.statistics.active_tokens.sum())
     row = {
         "dictionary": dictionary.name, "corpus": corpus.digest, "digest": found.digest, "shards": harvest.shards,
         "config": config.model_dump_json(), "seconds": harvest.seconds,
         "tokens_per_second": n / max(harvest.seconds, 1e-9),
-        "outlier_tokens": found.outlier_tokens, "active_per_token": active / n,
+        "outlier_tokens": found.outlier_tokens, "active_per_token": active / max(n, 1),
     }  # fmt: skip
     return pa.Table.from_pylist([row])
 

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 from glossator.config import LLMConfig
+from glossator.errors import RejectedError
 from glossator.llm.base import Address, Fault, RawReply
-from glossator.llm.faults import exhausted, translate
-from glossator.llm.openai_chat import counted, in_words, strict
+from glossator.llm.faults import exhausted, refuses, translate
+from glossator.llm.openai_chat import CONNECT, counted, in_words, strict
 from glossator.llm.secrets import key
-from glossator.llm.spec import Spec
+from glossator.llm.spec import HOSTS, Spec
 from glossator.types import Request, Usage
 
 _FINISH = {"max_tokens": "length", "model_context_window_exceeded": "length", "refusal": "refusal"}
@@ -22,11 +23,15 @@ class AnthropicMessages:
 
     def __init__(self, spec: Spec, config: LLMConfig, pause: Callable[[float], None] | None = None) -> None:
         """`pause`: told how long to send nothing, where headers say that no request is left."""
-        from anthropic import AsyncAnthropic
+        from anthropic import AsyncAnthropic, Timeout
 
         self.address = Address("anthropic", spec.host, spec.name, config.effort)
         self.client = AsyncAnthropic(
-            api_key=key("anthropic", needed=spec.theirs), base_url=spec.base_url, max_retries=0, timeout=config.timeout
+            api_key=key("anthropic", needed=spec.theirs),
+            base_url=spec.base_url
+            or HOSTS["anthropic"],  # never the SDK's own variable: the host is part of the question
+            max_retries=0,
+            timeout=Timeout(config.timeout, connect=min(CONNECT, config.timeout / 2)),
         )
         self.pause = pause
         self.structured = self.tempered = True
@@ -38,16 +43,18 @@ class AnthropicMessages:
             sent = (self.structured, self.tempered)
             try:
                 answer = await self.client.messages.with_raw_response.create(**self.body(request))
+            except UnicodeEncodeError as error:
+                raise RejectedError(f"{self.address}: the question holds half characters ({error.reason})") from None
             except anthropic.AnthropicError as error:
                 if self._learned(error, request, sent):
                     continue
-                raise translate(self.address, error) from error
+                raise translate(self.address, error) from None  # its own words may hold a key
             if self.pause and (wait := exhausted(answer.headers)) is not None:
                 self.pause(wait)
             try:
-                content = json.loads(answer.content)
-            except (ValueError, RecursionError) as error:
-                raise Fault("the reply is no JSON of this protocol", billed=True) from error
+                content = json.loads(answer.http_response.content)
+            except (ValueError, RecursionError):
+                raise Fault("the reply is no JSON of this protocol", billed=True) from None
             return read_message(content)
 
     async def close(self) -> None:
@@ -84,10 +91,9 @@ class AnthropicMessages:
             return False
         if sent != (self.structured, self.tempered):
             return True
-        said = str(error).lower()
-        if self.tempered and request.temperature is not None and "temperature" in said:
+        if self.tempered and request.temperature is not None and refuses(error, "temperature"):
             self.tempered = False
-        elif self.structured and any(word in said for word in ("output_config", "output_format", "schema")):
+        elif self.structured and refuses(error, "output_config", "output_format", "schema"):
             self.structured = False
         else:
             return False

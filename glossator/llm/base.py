@@ -26,6 +26,11 @@ class LLM(Protocol):
         """What rows call it, such as `openai:gpt-5-mini`."""
         ...
 
+    @property
+    def address(self) -> Address:
+        """Who is asked: with a request, what makes its `call_id`."""
+        ...
+
     async def complete(self, request: Request) -> Reply:
         """Raises ReplyError for this question alone; ProviderError and Stopped for all that would follow."""
         ...
@@ -89,13 +94,22 @@ class ReplyLog(Protocol):
 
 
 class Fault(Exception):
-    """One attempt failed. overload: the provider has too much to do. billed: it may have answered, and charged, all the same."""
+    """One attempt failed. overload: the provider has too much to do. unreached: there is nobody to ask.
+
+    billed: it may have answered, and charged, all the same.
+    """
 
     def __init__(
-        self, message: str, *, overload: bool = False, billed: bool = False, retry_after: float | None = None
+        self,
+        message: str,
+        *,
+        overload: bool = False,
+        unreached: bool = False,
+        billed: bool = False,
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(message)
-        self.overload, self.billed, self.retry_after = overload, billed, retry_after
+        self.overload, self.unreached, self.billed, self.retry_after = overload, unreached, billed, retry_after
 
 
 def call_id(address: Address, request: Request) -> str:

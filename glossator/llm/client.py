@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+from collections.abc import Iterator
 from dataclasses import replace
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from glossator.errors import CutOffError, RefusedError, UnparsableError
-from glossator.llm.base import ReplyLog, Transport, call_id
+from glossator.llm.base import Address, ReplyLog, Transport, call_id
+from glossator.llm.secrets import printable
 from glossator.rows import CallRow
 from glossator.types import Message, Reply, Request, Usage
 
 _MORE_ROOM = 4  # times max_tokens: models that think spend them on thinking too
+_TRIES = 256  # braces in a reply at which an object is looked for
+_BROKEN = re.compile(r'\{\s*"[^"]*"\s*:')  # begins as an object does
 _SHOWN = 2000  # characters of a bad reply that the model is shown again
 
 
@@ -32,6 +37,10 @@ class Client:
     def name(self) -> str:
         return str(self.transport.address)
 
+    @property
+    def address(self) -> Address:
+        return self.transport.address
+
     async def complete(self, request: Request) -> Reply:
         row = await self._row(request)
         try:
@@ -41,6 +50,11 @@ class Client:
         return _read(again, await self._row(again))
 
     async def close(self) -> None:
+        """Gives up what is still in flight, and waits until it is booked."""
+        flying = list(self._flying.values())
+        for task in flying:
+            task.cancel()
+        await asyncio.gather(*flying, return_exceptions=True)
         await self.transport.close()
 
     async def _row(self, request: Request) -> CallRow:
@@ -64,9 +78,11 @@ def _read(request: Request, row: CallRow) -> Reply:
     """The value in a reply. Raises where the model declined, was cut off, or said something else."""
     text = row.reply or ""
     if row.finish == "refusal":
-        raise RefusedError(f"{row.model}: the model declined: {' '.join(text.split())[:200] or 'it gave no reason'}")
+        raise RefusedError(
+            f"{row.model}: the model declined: {' '.join(printable(text).split())[:200] or 'it gave no reason'}"
+        )
     try:
-        value = request.answer.model_validate_json(_object_in(text))
+        value = _value(request, text)
     except ValidationError as error:
         if row.finish == "length":
             raise CutOffError(f"{row.model}: the reply was cut off at {request.max_tokens} tokens") from error
@@ -87,16 +103,47 @@ def _read(request: Request, row: CallRow) -> Reply:
     return Reply(value, text, row.replied_by or row.model, usage, row.seconds, row.call_id, logprobs)
 
 
-def _object_in(text: str) -> str:
-    """The JSON object of a reply, without the fence or the words that some models put around it."""
+def _value(request: Request, text: str) -> BaseModel:
+    """The first object in a reply that has the form asked for. Raises what is wrong with the first one, if none has."""
+    wrong: ValidationError | None = None
+    for found in _objects(text):
+        try:
+            return request.answer.model_validate_json(found)
+        except ValidationError as error:
+            wrong = wrong or error
+    if wrong:
+        raise wrong
     first, last = text.find("{"), text.rfind("}")
-    return text[first : last + 1] if 0 <= first < last else text
+    return request.answer.model_validate_json(text[first : last + 1] if 0 <= first < last else text)
+
+
+def _objects(text: str) -> Iterator[str]:
+    """The JSON objects of a reply, without the thoughts, fences and words that some models put around them.
+
+    First those after the last thought; a claim may hold the mark of a thought's end itself, so then those of the whole. An
+    object that is broken or cut off ends the search: a part of it is not the reply.
+    """
+    decoder = json.JSONDecoder()
+    for part in dict.fromkeys((text.rpartition("</think>")[2], text)):
+        place = part.find("{")
+        for _ in range(_TRIES):
+            if place < 0:
+                break
+            try:
+                _, after = decoder.raw_decode(part, place)
+            except ValueError:
+                if _BROKEN.match(part, place):
+                    break
+                after = place + 1
+            else:
+                yield part[place:after]
+            place = part.find("{", after)
 
 
 def _what(error: ValidationError) -> str:
     """What is wrong, without the text that was wrong: it may be long, and came from outside."""
     found = [f"{'.'.join(map(str, e['loc'])) or 'it'}: {e['msg']}" for e in error.errors(include_input=False)[:4]]
-    return "; ".join(found)[:400]
+    return " ".join(printable("; ".join(found)).split())[:400]
 
 
 def _again(request: Request, row: CallRow, error: Exception) -> Request:

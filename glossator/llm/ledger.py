@@ -53,15 +53,8 @@ class Ledger:
         self._marked = Money()
         self._marking = asyncio.Lock()
 
-    @property
-    def bounded(self) -> bool:
-        return self.budget_usd is not None or self.budget_tokens is not None
-
     async def reserve(self, most: Money) -> None:
         """Set `most` aside. Raises BudgetSpent where it does not fit and nothing that is in flight could make room."""
-        if not self.bounded:
-            self.reserved += most
-            return
         if self._waiting or not self._fits(most):
             await self._wait(most)
         else:
@@ -81,6 +74,11 @@ class Ledger:
         """A question was given up in the middle: its whole reservation is as good as spent."""
         self.lost += most
         self.settle(most, most)
+
+    def take_over(self, most: Money) -> None:
+        """An earlier process's batch, which counts as spent: its end may still give something back."""
+        self.spent -= most
+        self.reserved += most
 
     def release(self, most: Money) -> None:
         """Give back a reservation of which nothing was billed."""
@@ -102,6 +100,8 @@ class Ledger:
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled() and turn.exception() is None:
                 self.release(most)
+            else:
+                self._serve()  # those behind may fit now
             raise
 
     def _serve(self) -> None:
@@ -121,16 +121,20 @@ class Ledger:
                 return
 
     async def _write_down(self) -> None:
-        if self._mark is None:
+        """See that the mark covers what a kill could hide, also where no budget is set: a later run may have one."""
+        if self._mark is None or self._covered():
             return
         async with self._marking:
-            now = self.reserved
-            if now.usd > self._marked.usd or now.tokens > self._marked.tokens:
-                wanted = Money(
-                    max(now.usd * _SLACK, self._marked.usd), max(int(now.tokens * _SLACK), self._marked.tokens)
-                )
-                await self._mark(wanted.usd, wanted.tokens)
-                self._marked = wanted
+            if self._covered():  # by who was here before
+                return
+            now, last = self.reserved + self.lost, self._marked
+            wanted = Money(max(now.usd * _SLACK, last.usd), max(int(now.tokens * _SLACK), last.tokens))
+            await self._mark(wanted.usd, wanted.tokens)
+            self._marked = wanted
+
+    def _covered(self) -> bool:
+        now = self.reserved + self.lost
+        return now.usd <= self._marked.usd and now.tokens <= self._marked.tokens
 
     def _spent(self, most: Money) -> str:
         parts = []

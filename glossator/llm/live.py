@@ -10,15 +10,15 @@ import asyncio
 import json
 import time
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from glossator.config import LLMConfig
-from glossator.errors import ProviderError, RejectedError, UnavailableError
+from glossator.errors import BatchWaiting, ProviderError, RejectedError, UnavailableError
 from glossator.llm.base import Address, Fault, Provider, RawReply, ReplyLog, request_json
 from glossator.llm.ledger import Ledger, Money
 from glossator.llm.limiter import Limiter
-from glossator.llm.prices import Price, most, plausible
-from glossator.llm.secrets import redact
+from glossator.llm.prices import Price, booked, exceeds, most, plausible, worst
+from glossator.llm.secrets import printable, redact, without_keys
 from glossator.rows import CallRow
 from glossator.types import Request, Usage
 
@@ -38,96 +38,115 @@ class Live:
     ) -> None:
         self.provider, self.limiter, self.log, self.ledger, self.price = provider, limiter, log, ledger, price
         self.config, self.session_id = config, session_id
+        self.out: frozenset[str] = frozenset()  # calls that are out in a batch: they are paid for
         self._wait = wait_random_exponential(multiplier=config.first_wait, max=config.longest_wait)
-        self._over: ProviderError | None = None
 
     @property
     def address(self) -> Address:
         return self.provider.address
 
     async def fetch(self, call_id: str, request: Request) -> CallRow:
-        """One reply, or UnavailableError, RejectedError; ProviderError where the run is over, BudgetSpent."""
+        """One reply, or UnavailableError, RejectedError; ProviderError where the run is over, BudgetSpent, BatchWaiting."""
+        if call_id in self.out:
+            raise BatchWaiting(
+                f"{self.address}: this question and {len(self.out) - 1} others are out in a batch; run with +batch to have the replies"
+            )
+        began = time.monotonic()
         attempts = AsyncRetrying(
-            stop=stop_after_attempt(self.config.attempts),
+            stop=lambda state: self._enough(state, began),
             retry=retry_if_exception_type(Fault),
             wait=self._pause,
+            sleep=self.limiter.sleep,
             reraise=True,
         )
         try:
             return await attempts(self._attempt, call_id, request)
         except Fault as fault:
-            raise UnavailableError(
-                f"{self.address}: no reply after {self.config.attempts} attempts, the last: {redact(str(fault))}"
-            ) from fault
+            said = redact(str(fault))
+        count = attempts.statistics["attempt_number"]
+        raise UnavailableError(f"{self.address}: no reply after {count} attempts, the last: {said}")
 
     async def close(self) -> None:
         await self.provider.close()
+
+    def _enough(self, state: RetryCallState, began: float) -> bool:
+        """Whether a question is given up. Where nobody gets through, that is not its fault: patience ends the run."""
+        fault = state.outcome.exception() if state.outcome else None
+        if isinstance(fault, Fault) and (fault.overload or fault.unreached):
+            return state.attempt_number >= self.config.attempts and self.limiter.succeeded_since(began)
+        return state.attempt_number >= self.config.attempts
 
     def _pause(self, state: RetryCallState) -> float:
         """What the provider asked for, or ever longer, with jitter."""
         fault = state.outcome.exception() if state.outcome else None
         own = self._wait(state)
         asked = fault.retry_after if isinstance(fault, Fault) else None
-        return own if asked is None else min(asked, self.config.longest_wait) + own / 10
+        return own if asked is None else min(asked, self.config.patience) + own / 10
 
     async def _attempt(self, call_id: str, request: Request) -> CallRow:
-        if self._over:
-            raise self._over
-        async with self.limiter.slot() as started:
-            if self._over:  # found out while this one waited
-                raise self._over
+        async with self.limiter.slot():
             reserved = most(request, self.price)
             await self.ledger.reserve(reserved)
-            asked_at, began = time.time(), time.monotonic()
             try:
-                async with asyncio.timeout(self.config.timeout):
-                    raw = await self.provider.ask(request)
-            except TimeoutError as error:
-                fault = Fault(f"no reply within {self.config.timeout:g} s", billed=True)
-                await self._faulted(fault, call_id, request, reserved, (asked_at, began))
-                raise fault from error
+                await self.limiter.ready()  # that may have taken long
+            except BaseException:
+                self.ledger.release(reserved)
+                raise
+            started, when = time.monotonic(), (time.time(), time.monotonic())
+            try:
+                raw = await self._ask(request)
             except Fault as fault:
-                await self._faulted(fault, call_id, request, reserved, (asked_at, began))
+                await self._faulted(fault, call_id, request, reserved, when)
                 if fault.overload:
                     self.limiter.overloaded(started)
-                    if fault.retry_after:
-                        self.limiter.pause(min(fault.retry_after, self.config.longest_wait))
+                    self.limiter.pause(fault.retry_after or 0.0)
                 raise
             except ProviderError as error:
-                self._over = error
                 self.ledger.release(reserved)
+                self.limiter.stop(str(error))
                 raise
             except RejectedError:
                 self.ledger.release(reserved)
+                self.limiter.succeeded()  # it is there, and reads what it is sent
                 raise
             except BaseException:  # stopped in the middle: it may be billed, and nobody will know
                 self.ledger.lose(reserved)
                 raise
             self.limiter.succeeded()
-            return await self._keep(raw, call_id, request, reserved, (asked_at, began))
+            row = await self._book(call_id, request, raw, reserved, when, None)
+            self._check_bound(request, raw)
+            return row
+
+    def _check_bound(self, request: Request, raw: RawReply) -> None:
+        """Where a server bills more than was reserved, all that is in flight may pass the budget: send no more. The reply is kept."""
+        budgeted = self.ledger.budget_usd is not None or self.ledger.budget_tokens is not None
+        if budgeted and exceeds(request, raw.usage):
+            assert raw.usage is not None
+            self.limiter.stop(
+                f"{self.address}: the server at {self.address.host or 'hand'} bills more than max_tokens and the question allow "
+                f"({raw.usage.input:,} tokens in, {raw.usage.output:,} out, of at most {request.max_tokens:,}); "
+                "a budget cannot hold here: run without --budget-usd and --budget-tokens, or ask another server"
+            )
+            self.limiter.check()
+
+    async def _ask(self, request: Request) -> RawReply:
+        try:
+            async with asyncio.timeout(self.config.timeout):
+                return await self.provider.ask(request)
+        except TimeoutError:
+            raise Fault(f"no reply within {self.config.timeout:g} s", billed=True) from None
 
     async def _faulted(
         self, fault: Fault, call_id: str, request: Request, reserved: Money, when: tuple[float, float]
     ) -> None:
-        try:
-            if fault.billed:
-                await self.log.put(self._row(call_id, request, None, reserved, when, redact(str(fault))[:300]))
-        finally:
-            self.ledger.settle(reserved, reserved if fault.billed else Money())
-        self.limiter.failed(redact(str(fault)))
+        said = redact(str(fault))
+        if fault.billed:
+            await self._book(call_id, request, None, reserved, when, said[:300])
+        else:
+            self.ledger.release(reserved)
+        self.limiter.failed(said, call_id, everybody=fault.overload or fault.unreached, unreached=fault.unreached)
 
-    async def _keep(
-        self, raw: RawReply, call_id: str, request: Request, reserved: Money, when: tuple[float, float]
-    ) -> CallRow:
-        row = self._row(call_id, request, raw, reserved, when, None)
-        try:
-            await asyncio.shield(self.log.put(row))
-        finally:
-            billed = Money(row.usd or 0.0, (row.input_tokens or 0) + (row.output_tokens or 0))
-            self.ledger.settle(reserved, billed)
-        return row
-
-    def _row(
+    async def _book(
         self,
         call_id: str,
         request: Request,
@@ -136,7 +155,23 @@ class Live:
         when: tuple[float, float],
         error: str | None,
     ) -> CallRow:
-        return call_row(self.address, call_id, request, raw, error, (self.session_id, self.price, *when))
+        """Log, then settle. What is not known to be on disk is lost, and stays booked in full."""
+        actual = None
+        try:
+            row = call_row(self.address, call_id, request, raw, error, (self.session_id, self.price, *when))
+            putting = asyncio.ensure_future(self.log.put(row))
+            try:
+                await asyncio.shield(putting)
+            finally:
+                await asyncio.wait([putting])  # it was bought: the log gets it, even as the run is stopped
+                if not putting.cancelled() and putting.exception() is None:
+                    actual = Money(row.usd or 0.0, (row.input_tokens or 0) + (row.output_tokens or 0))
+            return row
+        finally:
+            if actual is None:
+                self.ledger.lose(reserved)
+            else:
+                self.ledger.settle(reserved, actual)
 
 
 def call_row(
@@ -147,26 +182,34 @@ def call_row(
     error: str | None,
     books: tuple[str, Price | None, float, float],
 ) -> CallRow:
-    """A question and what came of it, as the log keeps it. books: session, price, and when it was asked by both clocks.
+    """A question and what came of it, as the log keeps it: without our keys, and as text that a file can hold.
 
-    A usage that cannot be, and a reply that may have been billed and never came, are booked at the most they can be.
+    books: session, price, and when it was asked by both clocks. A usage that cannot be, and a reply that may have been
+    billed and never came, are booked at the most they can be; a usage beyond that as it was told.
     """
     session_id, price, asked_at, began = books
     note = error
     usage: Usage | None = raw.usage if raw else None
     if raw is None or not plausible(request, raw.text, usage):
-        bound = most(request, price)
-        if raw is not None:
+        taken = booked(request, usage)
+        if raw is not None and exceeds(request, usage):
+            note = f"usage is more than it can be ({usage}): booked as it was told"[:300]
+        elif raw is not None:
             note = f"usage cannot be right ({usage}): booked at the most it can be"[:300]
-        usage, usd = None, bound.usd
-        tokens: tuple[int | None, int | None] = (bound.tokens - request.max_tokens, request.max_tokens)
+        usage, usd = None, worst(taken, price).usd
     else:
         assert usage is not None
-        usd, tokens = (price.of(usage) if price else 0.0), (usage.input, usage.output)
+        usd, taken = (price.of(usage) if price else 0.0), usage
+    said = (_text(raw.text), printable(_text(raw.model)), printable(_text(raw.finish))) if raw else (None, None, None)
     return CallRow(
         call_id, session_id, request.purpose, request.about, request.prompt_id, address.provider, address.host, address.model,
-        request_json(address, request), raw.text if raw else None, raw.model if raw else None, raw.finish if raw else None,
-        tokens[0], tokens[1], usage.cache_read if usage else None, usage.cache_write if usage else None,
+        request_json(address, request), said[0], said[1], said[2],
+        taken.input, taken.output, usage.cache_read if usage else None, usage.cache_write if usage else None,
         None if price is None else usd, json.dumps(raw.logprobs) if raw and raw.logprobs is not None else None,
         time.monotonic() - began, asked_at, None, note,
     )  # fmt: skip
+
+
+def _text(said: str) -> str:
+    """What a server said, without half characters, which no file takes, and without a key that it echoed."""
+    return without_keys(said.encode("utf-8", "replace").decode("utf-8"))

@@ -1,7 +1,7 @@
 """OpenAI's Chat Completions, and what speaks it: vLLM, llama.cpp, OpenRouter, `transformers serve`.
 
-Structured output by JSON schema; a server that refuses it is asked in plain text with the schema in the prompt, from then
-on. The same goes for `temperature` (newer models take none) and for log-probabilities. The request that is hashed stays
+Structured output by JSON schema; a server that refuses it, or takes it and writes something else, is asked in plain text
+with the schema in the prompt, from then on. The same goes for `temperature` (newer models take none) and for log-probabilities. The request that is hashed stays
 what it was: these are ways of asking, not other questions.
 """
 
@@ -14,11 +14,12 @@ from typing import Any
 from glossator.config import LLMConfig
 from glossator.errors import RejectedError
 from glossator.llm.base import Address, Fault, RawReply
-from glossator.llm.faults import exhausted, translate
-from glossator.llm.secrets import key
-from glossator.llm.spec import Spec
+from glossator.llm.faults import disguised, exhausted, refuses, translate
+from glossator.llm.secrets import key, redact
+from glossator.llm.spec import HOSTS, Spec
 from glossator.types import Request, Usage
 
+CONNECT = 10.0  # seconds in which a connection is made, or nobody is there
 _REFUSALS = ("content_filter",)
 
 
@@ -27,11 +28,14 @@ class OpenAIChat:
 
     def __init__(self, spec: Spec, config: LLMConfig, pause: Callable[[float], None] | None = None) -> None:
         """`pause`: told how long to send nothing, where headers say that no request is left."""
-        from openai import AsyncOpenAI
+        from openai import AsyncOpenAI, Timeout
 
         self.address = Address("openai", spec.host, spec.name, config.effort)
         self.client = AsyncOpenAI(
-            api_key=key("openai", needed=spec.theirs), base_url=spec.base_url, max_retries=0, timeout=config.timeout
+            api_key=key("openai", needed=spec.theirs),
+            base_url=spec.base_url or HOSTS["openai"],  # never the SDK's own variable: the host is part of the question
+            max_retries=0,
+            timeout=Timeout(config.timeout, connect=min(CONNECT, config.timeout / 2)),
         )
         self.theirs, self.pause = spec.theirs, pause
         self.structured = self.tempered = self.likely = True
@@ -43,17 +47,24 @@ class OpenAIChat:
             sent = (self.structured, self.tempered, self.likely)
             try:
                 answer = await self.client.chat.completions.with_raw_response.create(**self.body(request))
+            except UnicodeEncodeError as error:
+                raise RejectedError(f"{self.address}: the question holds half characters ({error.reason})") from None
             except openai.OpenAIError as error:
                 if self._learned(error, request, sent):
                     continue
-                raise translate(self.address, error) from error
+                raise translate(self.address, error) from None  # its own words may hold a key
             if self.pause and (wait := exhausted(answer.headers)) is not None:
                 self.pause(wait)
             try:
                 content = json.loads(answer.content)
-            except (ValueError, RecursionError) as error:
-                raise Fault("the reply is no JSON of this protocol", billed=True) from error
-            return read_completion(content)
+            except (ValueError, RecursionError):
+                raise Fault("the reply is no JSON of this protocol", billed=True) from None
+            if (error_inside := disguised(self.address, content)) is not None:
+                raise error_inside
+            raw = read_completion(content)
+            if sent[0] and not self.theirs and _formless(raw):
+                self.structured = False
+            return raw
 
     async def close(self) -> None:
         await self.client.close()
@@ -82,18 +93,20 @@ class OpenAIChat:
             return False
         if sent != (self.structured, self.tempered, self.likely):
             return True  # another question found it out while this one was under way
-        said = str(error).lower()
-        if self.tempered and request.temperature is not None and "temperature" in said:
+        if self.tempered and request.temperature is not None and refuses(error, "temperature"):
             self.tempered = False
-        elif self.likely and request.logprobs and "logprob" in said:
+        elif self.likely and request.logprobs and refuses(error, "logprob"):
             self.likely = False
-        elif self.structured and any(
-            word in said for word in ("response_format", "json_schema", "schema", "guided", "grammar")
-        ):
+        elif self.structured and refuses(error, "response_format", "schema", "guided", "grammar"):
             self.structured = False
         else:
             return False
         return True
+
+
+def _formless(raw: RawReply) -> bool:
+    """Whether a reply cannot have been made by a schema: some servers take the field and ignore it."""
+    return raw.finish != "refusal" and bool(raw.text.strip()) and not raw.text.lstrip().startswith(("{", "<think"))
 
 
 def in_words(request: Request) -> str:
@@ -124,12 +137,12 @@ def read_completion(content: Any) -> RawReply:
     if not isinstance(content, dict):
         raise Fault("the reply is no chat completion", billed=True)
     if content.get("error") and not content.get("choices"):
-        raise RejectedError(f"the provider answered with an error: {str(content['error'])[:200]}")
+        raise RejectedError(f"the provider answered with an error: {redact(str(content['error']))[:200]}")
     try:
         choice = content["choices"][0]
         message = choice["message"]
         refusal = message.get("refusal")
-        text = message.get("content")
+        text = _joined(message.get("content"))
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise Fault("the reply holds no message", billed=True) from error
     finish = str(choice.get("finish_reason") or "stop")
@@ -137,6 +150,15 @@ def read_completion(content: Any) -> RawReply:
         finish = "refusal"
     kept = str(refusal or text or "")
     return RawReply(kept, finish, _usage(content.get("usage")), str(content.get("model") or ""), _logprobs(choice))
+
+
+def _joined(content: Any) -> Any:
+    """The text of a message that came in parts."""
+    if not isinstance(content, list):
+        return content
+    return "".join(
+        str(part.get("text") or "") for part in content if isinstance(part, dict) and part.get("type") == "text"
+    )
 
 
 def _usage(found: Any) -> Usage | None:

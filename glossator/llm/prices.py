@@ -7,18 +7,22 @@ reply; the output is bounded by max_tokens. So no tokenizer is needed to be on t
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
 from glossator.errors import UsageError
 from glossator.llm.ledger import Money
+from glossator.llm.spec import HOSTS, PROVIDERS
 from glossator.types import Request, Usage
 
 _PER_MESSAGE = 16  # tokens that a chat format adds to a message, with room to spare
 _FRAME = 64  # and to the whole
 _LONGEST = 16  # bytes in a token, on the average over a text, at the very most
 _OUTPUT_SLACK = 8  # tokens over max_tokens that servers count (end of turn)
+_CREDIBLE = 10_000_000  # tokens of one question: what is told beyond is no count
+_VERSION = re.compile(r"-(?:\d{4}-\d{2}-\d{2}|\d{8}|latest)")  # any other ending may be a dearer model
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,22 +49,37 @@ class Price:
 FREE = Price(0.0, 0.0, 0.0, 0.0, 1.0)
 
 
-def find_price(provider: str, model: str, override: str | None = None) -> Price | None:
+def find_price(provider: str, model: str, override: str | None = None, *, theirs: bool = True) -> Price | None:
     """The price of a model; None where nobody knows it. Raises UsageError for a file that is no price list.
 
-    Of the names in a list that the model's name begins with, the longest goes: `gpt-5` prices `gpt-5-2025-08-07`.
+    A name prices also its versions: `gpt-5` prices `gpt-5-2025-08-07`, and no `gpt-5-pro`. theirs: whether the provider's
+    own host is asked; our list is of prices there, the user's file is of any host's.
     """
     if provider in ("local", "files"):
         return FREE
-    for path in [*([Path(override)] if override else []), Path(__file__).with_name("prices.toml")]:
-        if found := _prices(path, override is not None and path == Path(override)).get(provider):
-            names = [name for name in found if model == name or model.startswith(name + "-")]
-            if names:
-                return found[max(names, key=len)]
+    ours = Path(__file__).with_name("prices.toml")
+    for path in [*([Path(override)] if override else []), *([ours] if theirs else [])]:
+        if found := _price_in(path, provider, model, users=path != ours):
+            return found
     return None
 
 
-def _prices(path: Path, theirs: bool) -> dict[str, dict[str, Price]]:
+def listed(provider: str, model: str, override: str) -> bool:
+    """Whether the user's own file has a price of this model."""
+    return provider not in HOSTS or _price_in(Path(override), provider, model, users=True) is not None
+
+
+def _price_in(path: Path, provider: str, model: str, *, users: bool) -> Price | None:
+    found = _prices(path, users).get(provider, {})
+    names = [name for name in found if model == name or _is_version(model, name)]
+    return found[max(names, key=len)] if names else None
+
+
+def _is_version(model: str, name: str) -> bool:
+    return model.startswith(name) and _VERSION.fullmatch(model, len(name)) is not None
+
+
+def _prices(path: Path, users: bool) -> dict[str, dict[str, Price]]:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -69,9 +88,11 @@ def _prices(path: Path, theirs: bool) -> dict[str, dict[str, Price]]:
         raise UsageError(f"{path}: is no TOML ({error})") from error
     found: dict[str, dict[str, Price]] = {}
     for provider, models in content.items():
+        if provider not in PROVIDERS:
+            raise UsageError(f"{path}: [{provider}]: no such provider; write {' or '.join(HOSTS)}")
         for name, row in (models if isinstance(models, dict) else {}).items():
             found.setdefault(provider, {})[name] = _price(path, provider, name, row)
-    if theirs and not found:
+    if users and not found:
         raise UsageError(
             f'{path}: holds no price; write [openai."NAME"] with input and output, in dollars for a million tokens'
         )
@@ -108,7 +129,11 @@ def most_usage(request: Request) -> Usage:
 
 def most(request: Request, price: Price | None, *, batch: bool = False) -> Money:
     """What to reserve for a question: dollars 0 where no price is known."""
-    usage = most_usage(request)
+    return worst(most_usage(request), price, batch=batch)
+
+
+def worst(usage: Usage, price: Price | None, *, batch: bool = False) -> Money:
+    """What so many tokens can have cost, where it is not known how many came from a cache or went into it."""
     if price is None:
         return Money(0.0, usage.input + usage.output)
     dearest = max(price.input, price.cache_write, price.cache_read)
@@ -128,3 +153,18 @@ def plausible(request: Request, text: str, usage: Usage | None) -> bool:
         return False
     size = sum(len(m.text.encode("utf-8", "surrogatepass")) for m in request.messages)
     return usage.input * _LONGEST >= size and usage.output * _LONGEST >= len(text.encode("utf-8", "surrogatepass"))
+
+
+def booked(request: Request, told: Usage | None) -> Usage:
+    """What to book where a usage cannot be right: the most it can be; more where a server says more, for it will bill that."""
+    bound = most_usage(request)
+    if told is None:
+        return bound
+    found = ((bound.input, told.input), (bound.output, told.output))
+    return Usage(*(max(most, said) if 0 <= said < _CREDIBLE else most for most, said in found))
+
+
+def exceeds(request: Request, told: Usage | None) -> bool:
+    """Whether a server bills more than could be reserved."""
+    bound, found = most_usage(request), booked(request, told)
+    return found.input > bound.input or found.output > bound.output

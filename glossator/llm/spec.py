@@ -1,4 +1,4 @@
-"""What `--llm` means: `openai:NAME`, `openai:NAME@http://host/v1`, `anthropic:NAME`, `local:PATH`, `files:DIR`; `+batch` for the providers' batches."""
+"""What `--llm` means: `openai:NAME`, `openai:NAME@http://host/v1`, `anthropic:NAME`, `local:PATH`, `files:DIR`, `files:NAME@DIR`; `+batch` for the providers' batches."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from glossator.errors import UsageError
 
 PROVIDERS = ("openai", "anthropic", "local", "files")
 HOSTS = {"openai": "https://api.openai.com/v1", "anthropic": "https://api.anthropic.com"}
-_FORMS = "openai:NAME, openai:NAME@http://host:8000/v1, anthropic:NAME, local:PATH, files:DIR, or one of the first three with +batch"
+_FORMS = "openai:NAME, openai:NAME@http://host:8000/v1, anthropic:NAME, local:PATH, files:DIR, files:NAME@DIR, or one of the first three with +batch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,22 +39,36 @@ def parse_spec(text: str) -> Spec:
     """Raises UsageError that says what is wrong and what can be written."""
     provider, colon, rest = text.strip().partition(":")
     if not colon or provider not in PROVIDERS:
-        raise UsageError(f"--llm {text}: write {_FORMS}")
+        shown, at, _ = text.partition("@")
+        raise UsageError(f"--llm {shown}{at and '@...'}: write {_FORMS}")
     name, batch = (rest[: -len("+batch")], True) if rest.endswith("+batch") else (rest, False)
     base_url = None
-    if provider in HOSTS and "@" in name:
-        name, _, base_url = name.rpartition("@")
-        try:
-            parts = urlsplit(base_url)
-            good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
-        except ValueError:
-            good = False
-        if not good:
-            raise UsageError(f"--llm {text}: {base_url} is no address; write {provider}:NAME@http://host:8000/v1")
-        if parts.username or parts.password:
-            raise UsageError(f"--llm: no keys in the address; set the environment variable {provider.upper()}_API_KEY")
-    if not name or name != name.strip():
-        raise UsageError(f"--llm {text}: name a {'model' if provider in HOSTS else 'path'} after {provider}:")
+    if provider in HOSTS:
+        name, at, address = name.partition("@http")
+        base_url = _checked(provider, f"http{address}") if at else None
+        if "@" in name[1:]:  # the first may be of a name: @cf/meta/llama
+            raise UsageError(f"--llm: what follows the @ is no address; write {provider}:NAME@http://host:8000/v1")
+        if at and name.endswith("+batch"):
+            raise UsageError(f"--llm: +batch goes last; write {provider}:NAME@http://host:8000/v1+batch")
+    if not name or name != name.strip() or (provider == "files" and name.endswith("@")):
+        raise UsageError(f"--llm: name a {'model' if provider in HOSTS else 'path'} after {provider}:")
     if batch and provider not in HOSTS:
         raise UsageError(f"--llm {text}: {provider}: has no +batch" + (", it is one" if provider == "files" else ""))
     return Spec(provider, name, base_url.rstrip("/") if base_url else None, batch)
+
+
+def _checked(provider: str, base_url: str) -> str:
+    """An address that is one and holds nothing but a host and a path. It is not repeated in errors: it may hold a key."""
+    try:
+        parts = urlsplit(base_url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        secret = bool("@" in parts.netloc or parts.query or parts.fragment)
+    except ValueError:
+        good, secret = False, "@" in base_url
+    if secret:
+        raise UsageError(
+            f"--llm: no user, password, key or query in the address; set the environment variable {provider.upper()}_API_KEY"
+        )
+    if not good or not base_url.isprintable() or " " in base_url:
+        raise UsageError(f"--llm: what follows the @ is no address; write {provider}:NAME@http://host:8000/v1")
+    return base_url

@@ -115,7 +115,7 @@ WITH judged AS (SELECT DISTINCT explainer, dictionary FROM score WHERE split = '
      nulls AS (SELECT s.explainer, s.predictor, s.metric, avg(n.null_mean) AS null_mean FROM null_score n
                JOIN score s ON s.explanation_id = n.explanation_id AND s.metric = n.metric AND s.split = 'test'
                WHERE n.comparison = 'permuted' GROUP BY ALL)
-SELECT explainer, predictor, metric, scored.n, mean, total / nullif(scored.n + failed + broken.n, 0) AS mean_with_failures, median,
+SELECT explainer, predictor, metric, scored.n, mean, total / nullif(scored.n + failed + if(predictor LIKE 'llm:%', 0, broken.n), 0) AS mean_with_failures, median,
        mean - 1.96 * sd / sqrt(scored.n) AS low, mean + 1.96 * sd / sqrt(scored.n) AS high, null_mean, scored.n / nullif(scorable.n, 0) AS coverage
 FROM scored JOIN broken USING (explainer) LEFT JOIN scorable USING (explainer) LEFT JOIN nulls USING (explainer, predictor, metric)
 ORDER BY metric, explainer, predictor;
@@ -125,17 +125,26 @@ SELECT purpose, provider || ':' || model AS model, count(reply) AS calls, sum(in
        sum(output_tokens)::BIGINT AS output_tokens, (coalesce(sum(input_tokens), 0) + coalesce(sum(output_tokens), 0))::BIGINT AS tokens,
        sum(usd) AS dollars, count(*) FILTER (cache_read_tokens > 0) AS cache_hits, sum(usd) / nullif(count(DISTINCT about), 0) AS dollars_a_feature,
        count(*) - count(reply) AS unanswered
-FROM llm_call GROUP BY ALL ORDER BY dollars DESC NULLS LAST, purpose, model;
+FROM llm_call GROUP BY ALL
+UNION ALL
+SELECT 'in flight when stopped', NULL, 0, NULL, NULL, sum(tokens)::BIGINT, nullif(sum(usd), 0), 0, NULL, 0 FROM (
+    SELECT arg_max(reserved_usd, rowid) AS usd, arg_max(reserved_tokens, rowid) AS tokens, arg_max(finished, rowid) AS finished
+    FROM llm_session GROUP BY session_id) WHERE NOT finished HAVING sum(tokens) > 0
+UNION ALL
+SELECT 'out in batches', model, 0, NULL, NULL, sum(tokens)::BIGINT, nullif(sum(usd), 0), 0, NULL, 0 FROM (
+    SELECT any_value(provider || ':' || model) AS model, arg_max(state, rowid) AS state, arg_max(reserved_usd, rowid) AS usd,
+           arg_max(reserved_tokens, rowid) AS tokens FROM llm_batch GROUP BY batch_id) WHERE state IN ('intent', 'sent') GROUP BY model
+ORDER BY dollars DESC NULLS LAST, purpose, model;
 
 CREATE OR REPLACE VIEW coverage AS
 WITH todo AS (SELECT count(*) AS n FROM feature WHERE status <> 'dead'),
-     stages AS (SELECT unnest(['explain', 'probe', 'score']) AS stage),
+     stages AS (SELECT unnest(['explain', 'probe', 'score']) AS stage UNION SELECT stage FROM stage WHERE stage LIKE 'explain:%' OR stage LIKE 'score:%'),
      latest AS (SELECT s.dictionary, s.feature, s.stage, arg_max(s.status, s.rowid) AS status FROM stage s
                 JOIN feature f ON f.dictionary = s.dictionary AND f.feature = s.feature AND f.status <> 'dead' GROUP BY ALL)
 SELECT stages.stage, count(*) FILTER (latest.status = 'done') AS done, count(*) FILTER (latest.status = 'failed') AS failed,
        count(*) FILTER (latest.status = 'abstained') AS abstained, any_value(todo.n) - count(latest.status) AS waiting
 FROM stages CROSS JOIN todo LEFT JOIN latest USING (stage)
-GROUP BY stages.stage ORDER BY list_position(['explain', 'probe', 'score'], stages.stage);
+GROUP BY stages.stage ORDER BY list_position(['explain', 'probe', 'score'], split_part(stages.stage, ':', 1)), stages.stage;
 """
 
 

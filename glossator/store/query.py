@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.csv
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from glossator.errors import StoreError, UsageError
 from glossator.store.migrations import MIGRATIONS
@@ -95,10 +96,10 @@ def render(table: pa.Table, output: str, console: Console) -> None:
         kind = table.schema.field(name).type
         wide = pa.types.is_string(kind) or pa.types.is_nested(kind)
         shown.add_column(
-            name, overflow="fold", no_wrap=not wide, justify="right" if pa.types.is_floating(kind) else "left"
+            Text(name), overflow="fold", no_wrap=not wide, justify="right" if pa.types.is_floating(kind) else "left"
         )
     for row in table.to_pylist():
-        shown.add_row(*(_cell(value) for value in row.values()))
+        shown.add_row(*(Text(_cell(value)) for value in row.values()))
     console.print(shown)
     console.print(f"{table.num_rows} rows", style="dim")
 
@@ -114,20 +115,16 @@ def _width(table: pa.Table) -> int:
 
 def _records(table: pa.Table, console: Console) -> None:
     """A wide result, one column a line."""
-    from rich.text import Text
-
     widest = max(len(name) for name in table.column_names)
     for number, row in enumerate(table.to_pylist(), 1):
         console.print(f"row {number}", style="bold")
         for name, value in row.items():
-            console.print(Text(f"  {name:<{widest}}  "), Text.from_markup(_cell(value)), sep="")
+            console.print(Text(f"  {name:<{widest}}  {_cell(value)}"))
     console.print(f"{table.num_rows} rows", style="dim")
 
 
 def _cell(value: object) -> str:
-    from rich.markup import escape
-
     if value is None:
         return ""
     text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return escape(text if len(text) <= _WIDEST * 4 else text[: _WIDEST * 4] + "…")
+    return text if len(text) <= _WIDEST * 4 else text[: _WIDEST * 4] + "…"

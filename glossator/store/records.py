@@ -46,7 +46,8 @@ def the_dictionary(store: Store, wanted: str | None = None) -> str:
     if wanted is None and len(names) == 1:
         return names[0]
     if wanted not in names:
-        raise FeatureError(f"--dictionary {wanted}: this run has {', '.join(names)}; name one of them")
+        named = "--dictionary" if wanted is None else f"--dictionary {wanted}"
+        raise FeatureError(f"{named}: this run has {', '.join(names)}; name one of them")
     return str(wanted)
 
 

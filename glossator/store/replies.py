@@ -80,7 +80,37 @@ class Replies:
             "GROUP BY batch_id HAVING arg_max(state, rowid) IN ('intent', 'sent')))"
         )[0]
 
+    def unpriced(self) -> list[tuple[str, str, str, bool, int, int]]:
+        """Tokens in and out that were spent, or may be, when no price was known: provider, host, model, in a batch, tokens.
+
+        Of what is out in batches and of what kills may have hidden only a sum of tokens is known, given as tokens out; of
+        the latter not even who was asked ('').
+        """
+        return self.store.sql(
+            "SELECT provider, host, model, batch_id IS NOT NULL, coalesce(sum(input_tokens), 0)::BIGINT, coalesce(sum(output_tokens), 0)::BIGINT "
+            "FROM llm_call WHERE usd IS NULL GROUP BY ALL "
+            "UNION ALL SELECT provider, host, model, true, 0, sum(tokens)::BIGINT FROM ("
+            "SELECT any_value(provider) AS provider, any_value(host) AS host, any_value(model) AS model, "
+            "arg_max(reserved_usd, rowid) AS usd, arg_max(reserved_tokens, rowid) AS tokens FROM llm_batch "
+            "GROUP BY batch_id HAVING arg_max(state, rowid) IN ('intent', 'sent')) "
+            "WHERE usd = 0 AND tokens > 0 GROUP BY ALL "
+            "UNION ALL SELECT '', '', '', false, 0, sum(tokens)::BIGINT FROM ("
+            "SELECT session_id, arg_max(reserved_usd, rowid) AS usd, arg_max(reserved_tokens, rowid) AS tokens FROM llm_session "
+            "GROUP BY session_id HAVING NOT arg_max(finished, rowid)) "
+            "WHERE usd = 0 AND tokens > 0 AND session_id NOT IN ("
+            "SELECT session_id FROM llm_call GROUP BY session_id HAVING bool_and(usd IS NOT NULL)) HAVING count(*) > 0"
+        )
+
     # ------------------------------------------------------------------ batches
+
+    def out_in_batches(self) -> frozenset[str]:
+        """The questions whose replies are to come with a batch."""
+        found = self.store.sql(
+            "SELECT call_id FROM llm_batch_request WHERE batch_id IN ("
+            "SELECT batch_id FROM llm_batch GROUP BY batch_id HAVING arg_max(state, rowid) IN ('intent', 'sent')) "
+            "AND (batch_id, call_id) NOT IN (SELECT (batch_id, call_id) FROM llm_call WHERE batch_id IS NOT NULL)"
+        )
+        return frozenset(call_id for (call_id,) in found)
 
     async def put_batch(self, row: BatchRow, requests: Sequence[BatchRequestRow] = ()) -> None:
         """A batch's new state; with its requests where it is an intent. One transaction."""
@@ -105,6 +135,20 @@ class Replies:
         for batch in table.to_batches(max_chunksize=1024):
             for row in batch.to_pylist():
                 yield BatchRequestRow(**row)
+
+    def batch_logged(self, batch_id: str) -> set[str]:
+        """The questions of a batch of which something is in the log."""
+        return {call_id for (call_id,) in self.store.sql("SELECT call_id FROM llm_call WHERE batch_id = ?", [batch_id])}
+
+    def times_batched(self, batch_id: str) -> dict[str, int]:
+        """For each question of a batch: in how many batches it was sent, this one included."""
+        found = self.store.sql(
+            "SELECT call_id, count(DISTINCT batch_id) FROM llm_batch_request "
+            "WHERE call_id IN (SELECT call_id FROM llm_batch_request WHERE batch_id = ?) AND batch_id NOT IN "
+            "(SELECT batch_id FROM llm_batch GROUP BY batch_id HAVING arg_max(state, rowid) = 'lost') GROUP BY call_id",
+            [batch_id],
+        )
+        return dict(found)
 
     # ------------------------------------------------------------------ blocks
 

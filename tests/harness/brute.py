@@ -5,6 +5,7 @@ It shares nothing with the harvest but the corpus arrays, the draw of keys is wr
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +14,11 @@ import pytest
 
 from glossator.config import HarvestConfig
 from glossator.harness.contexts import Corpus
-from glossator.harness.harvest import Found, token_windows
-from glossator.types import WINDOW
+from glossator.harness.harvest import Found
+from glossator.types import WINDOW, Vocabulary
 
 _WHOLE = (1 << 64) - 1
+EDGES = 2.0 ** (np.arange(256) / 8 - 16)
 Array = np.ndarray[Any, Any]
 Group = tuple[int, int]  # feature, split
 
@@ -64,12 +66,17 @@ def brute_harvest(corpus: Corpus, acts: Array, config: HarvestConfig) -> Brute:
             rest.sort(key=lambda w: -keys[w])
             for found, members in ((top, by_maximum[: config.top]), (sample, rest[: config.sample])):
                 found[feature, split] = [(w, tuple(windows[w, :, feature].tolist())) for w in members]
-    background = []
-    for split, size in enumerate(config.background):
-        members = np.flatnonzero(corpus.window_split == split).tolist()
-        key = {w: splitmix(int(corpus.window_id[w]) ^ splitmix(config.seed + 77, 63), 63) for w in members}
-        background += sorted(members, key=lambda w: key[w])[:size]
+    background = [
+        w for split, size in enumerate(config.background) for w in drawn(corpus, split, size, config.seed + 77)
+    ]
     return Brute(top, sample, sorted(background), windows)
+
+
+def drawn(corpus: Corpus, split: int, size: int, salt: int) -> list[int]:
+    """The windows of a split with the smallest hashes."""
+    members = np.flatnonzero(corpus.window_split == split).tolist()
+    key = {w: splitmix(int(corpus.window_id[w]) ^ splitmix(salt, 63), 63) for w in members}
+    return sorted(members, key=lambda w: key[w])[:size]
 
 
 def unpacked(entries: dict[str, Array], n_features: int) -> dict[Group, list[tuple[int, tuple[float, ...]]]]:
@@ -118,14 +125,11 @@ def assert_statistics_equal(found: Found, corpus: Corpus, acts: Array) -> None:
     assert np.array_equal(statistics["maximum"], acts.max(0))
     assert np.array_equal(statistics["least"], np.where(acts > 0, acts, np.inf).min(0))
     assert np.array_equal(statistics["total"], units(wide).sum(0))
-    edges = 2.0 ** (np.arange(256) / 8 - 16)
     thresholds = found.statistics.thresholds()
     for feature in range(acts.shape[1]):
         values = wide[(split == 0) & (acts[:, feature] > 0), feature]
-        assert np.array_equal(statistics["histogram"][feature], np.histogram(values, [*edges, np.inf])[0])
-        carried = [edge for edge in edges if values[values >= edge].sum() >= 0.9 * values.sum() * (1 - 1e-12)]
-        least = acts[acts[:, feature] > 0, feature].min(initial=np.inf)
-        assert thresholds[feature] == (carried[-1] if len(values) else least if np.isfinite(least) else 0.0)
+        assert np.array_equal(statistics["histogram"][feature], np.histogram(values, [*EDGES, np.inf])[0])
+        assert thresholds[feature] == threshold(values, wide[:, feature])
         for share, quantile in zip(
             (0.1, 0.5, 0.99), found.statistics.quantiles((0.1, 0.5, 0.99))[feature], strict=True
         ):
@@ -133,20 +137,68 @@ def assert_statistics_equal(found: Found, corpus: Corpus, acts: Array) -> None:
             assert quantile == pytest.approx(exact, rel=0.046)
 
 
+def threshold(explain: Array, everywhere: Array) -> float:
+    """From the positive activations in explain, and all activations: the last edge at or above which nine tenths lie."""
+    least = float(everywhere[everywhere > 0].min(initial=np.inf))
+    if not len(explain):
+        return least if np.isfinite(least) else 0.0
+    carried = [edge for edge in EDGES if explain[explain >= edge].sum() >= 0.9 * explain.sum() * (1 - 1e-12)]
+    return float(carried[-1]) if carried[1:] else min(float(EDGES[0]), least)
+
+
 def units(wide: Array) -> Array:
     """Whole numbers of 2^-24."""
     return np.rint(wide * 2.0**24).astype(np.int64)
 
 
+def brute_tokens(corpus: Corpus, acts: Array, config: HarvestConfig) -> dict[tuple[int, int], tuple[int, float]]:
+    """{(feature, token): (how often active, summed activation)} over the windows of explain whose tokens are counted."""
+    held: dict[tuple[int, int], tuple[int, float]] = {}
+    for window in drawn(corpus, 0, config.token_windows, config.seed + 78):
+        start = int(corpus.window_start[window])
+        for at in range(start, start + int(corpus.window_length[window])):
+            for feature in np.flatnonzero(acts[at]).tolist():
+                cell = feature, int(corpus.tokens[at])
+                active, total = held.get(cell, (0, 0.0))
+                held[cell] = active + 1, total + float(units(np.float64(acts[at, feature])) * 2.0**-24)
+    return held
+
+
 def assert_token_table_equals(found: Found, corpus: Corpus, acts: Array, config: HarvestConfig) -> None:
-    explain = np.repeat(token_windows(corpus, config), corpus.window_length)
-    expected: dict[tuple[int, int], list[float]] = {}
-    for at, feature in zip(*np.nonzero(acts * explain[:, None]), strict=True):
-        cell = expected.setdefault((int(feature), int(corpus.tokens[at])), [0, 0.0])
-        cell[0] += 1
-        cell[1] += float(units(np.float64(acts[at, feature])) * 2.0**-24)
+    expected = brute_tokens(corpus, acts, config)
     table = found.tokens
     assert list(zip(table["feature"].tolist(), table["token"].tolist(), strict=True)) == sorted(expected)
-    counts = [expected[key][0] for key in sorted(expected)]
-    assert table["active"].tolist() == counts
+    assert table["active"].tolist() == [expected[key][0] for key in sorted(expected)]
     assert table["total"].tolist() == [expected[key][1] for key in sorted(expected)]
+
+
+def brute_features(corpus: Corpus, acts: Array, vocabulary: Vocabulary, config: HarvestConfig) -> list[dict[str, Any]]:
+    """What the table `feature` must say of each, from the activations alone; special tokens count for nothing."""
+    explain = np.repeat(corpus.split[corpus.context_document], corpus.context_length) == 0
+    counted = int((~vocabulary.special[corpus.tokens]).sum())
+    maxima = dense_windows(corpus, acts).max(1)
+    tokens = brute_tokens(corpus, acts, config)
+    out = []
+    for feature in range(acts.shape[1]):
+        values = acts[:, feature].astype(np.float64)
+        positive = values[values > 0]
+        mass = {token: total for (f, token), (_, total) in tokens.items() if f == feature}
+        shares = [total / sum(mass.values()) for total in mass.values()]
+        heaviest = sorted(mass, key=lambda token: (-mass[token], token))[:12]
+        windows = [int(((maxima[:, feature] > 0) & (corpus.window_split == split)).sum()) for split in range(3)]
+        out.append(
+            {
+                "feature": feature,
+                "density": len(positive) / counted,
+                "active_tokens": len(positive),
+                "active_windows": windows,
+                "mean": positive.sum() / counted,
+                "max_activation": positive.max(initial=0),
+                "min_positive": positive.min() if len(positive) else 0.0,
+                "threshold": threshold(values[explain & (values > 0)], values),
+                "token_entropy": -sum(share * math.log2(share) for share in shares),
+                "top_tokens": [vocabulary.name(token) for token in heaviest],
+                "histogram": np.histogram(values[explain & (values > 0)], [*EDGES, np.inf])[0].tolist(),
+            }
+        )
+    return out

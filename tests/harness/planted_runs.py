@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sae_lens import SAE
+from sae_lens.saes.topk_sae import TopKSAEConfig
 
-from glossator.config import CorpusConfig, HarvestConfig
+from glossator.config import CorpusConfig, HarvestConfig, Recipe, SubjectConfig
 from glossator.harness.contexts import Corpus, prepare
 from glossator.harness.harvest import Found, Work, harvest, shard_ranges
 from glossator.harness.planted_subject import PlantedDictionary, PlantedSubject
-from glossator.planted import PlantedFeature
+from glossator.planted import PlantedFeature, planted_documents
 from glossator.types import Document
 from tests.harness.brute import Array, unpacked
+from tests.harness.small_models import small_gpt2
 
 
 def planted_truth(subject: PlantedSubject, corpus: Corpus) -> Array:
@@ -43,6 +47,27 @@ def work_of(
 ) -> Work:
     subject = subject or PlantedSubject()
     return Work(subject, [dictionary or PlantedDictionary(subject.d_hook)], corpus, config)
+
+
+def small_recipe(folder: Path, documents: int) -> Recipe:
+    """What a process of its own can load: a tiny GPT-2, two random dictionaries at two layers, planted documents."""
+    small_gpt2(folder / "model")
+    for name, size in (("one", 48), ("two", 64)):
+        config = TopKSAEConfig(d_in=16, d_sae=size, k=4, device="cpu")
+        SAE.get_sae_class_for_architecture("topk")(config).save_model(folder / name)
+    with (folder / "text.jsonl").open("w") as file:
+        for document in planted_documents(documents):
+            file.write(json.dumps({"name": document.name, "text": " ".join(document.passages)}) + "\n")
+    what = SubjectConfig(
+        model=str(folder / "model"),
+        dictionaries=(str(folder / "one"), str(folder / "two")),
+        hooks=("blocks.0.hook_resid_post", "h.1"),
+        corpus=(str(folder / "text.jsonl"),),
+    )
+    config = HarvestConfig(
+        top=5, sample=10, background=(60, 30, 60), batch_tokens=512, encode_tokens=512, shard_tokens=2048, threads=1
+    )
+    return Recipe(subject=what, corpus=CorpusConfig(context_size=64), harvest=config)
 
 
 def n_shards(corpus: Corpus, config: HarvestConfig) -> int:

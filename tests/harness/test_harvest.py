@@ -171,7 +171,7 @@ class Interrupt(Exception):
     pass
 
 
-@pytest.mark.parametrize("shares", [[0.05], [0.5], [0.95], [0.2, 0.1, 0.4, 0.6, 0.9]])
+@pytest.mark.parametrize("shares", [[0.3], [0.5], [0.95], [0.05, 0.2, 0.1, 0.4, 0.6, 0.9]])
 def test_an_interrupted_harvest_goes_on_and_ends_with_the_same_bytes(
     planted_corpus: Corpus, planted_config: HarvestConfig, planted_found: Found, tmp_path: Path, shares: list[float]
 ) -> None:
@@ -186,6 +186,7 @@ def test_an_interrupted_harvest_goes_on_and_ends_with_the_same_bytes(
             run_missing(work, tmp_path, 0, len(work.ranges), stop)
         kept = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
         assert not [path for path in kept if ".tmp" in path.name]
+    assert kept  # the first shards at least
     assert run(planted_corpus, planted_config, tmp_path).digest == planted_found.digest
     assert {path: path.stat().st_mtime_ns for path in kept} == kept  # finished shards were not run again
 
@@ -221,9 +222,12 @@ def test_what_is_missing_doubled_or_foreign_is_named(
     run_missing(work, tmp_path / "more", 1, 3)
     with pytest.raises(HarvestError, match="holds shards that another part holds too"):
         merge(work, [*files, *(tmp_path / "more").iterdir()])
+    there = "planted:reversed"
     others = {
         "subject, dictionary": work_of(planted_corpus, planted_config, PlantedSubject([noise(i) for i in range(12)])),
-        "dictionary": work_of(planted_corpus, planted_config, None, PlantedDictionary(12, name="another")),
+        "dictionary": work_of(
+            planted_corpus, planted_config, PlantedSubject(hooks=(there,)), PlantedDictionary(hook=there)
+        ),
         "corpus": work_of(corpus_of(planted_documents(399)), planted_config),
         "shape or seed": work_of(planted_corpus, planted_config.model_copy(update={"seed": 9})),
     }

@@ -22,7 +22,7 @@ from glossator.harness.near_misses import NearMisses
 from glossator.harness.planted_subject import PlantedSubject
 from glossator.harness.tables import harvest_tables
 from glossator.planted import PlantedFeature, planted_documents, planted_features
-from glossator.types import SPLITS
+from glossator.types import SPLITS, Document
 from tests.harness.planted_runs import corpus_of, noise, run
 
 Ranking = dict[tuple[str, str, int], list[tuple[int, float]]]  # kind, split, feature: window and similarity, best first
@@ -168,6 +168,18 @@ def test_a_dead_feature_and_one_that_is_never_silent_have_none(tmp_path: Path) -
     assert {split for _, split, _ in near} == {"explain", "test"}  # select has no background
 
 
+def test_a_feature_too_weak_for_sums_has_none_by_overlap(tmp_path: Path) -> None:
+    falcon = PlantedFeature("weak", "weak", "a word", lambda t: [1e-8 * (w == "falcon") for w in t])
+    subject = PlantedSubject([falcon, *planted_features()])
+    corpus = corpus_of([*planted_documents(60), *(Document(f"f{i}", ("falcon lamp " * 9,)) for i in range(9))])
+    found = run(corpus, HarvestConfig(batch_tokens=512, encode_tokens=256), tmp_path, subject=subject)
+    assert found.statistics.maximum[0] > 0 and found.statistics.sums()[0] == 0
+    assert (found.tokens["feature"] == 0).any()
+    with np.errstate(all="raise"):
+        near = mined(NearMisses(corpus, [found], HarvestConfig()))
+    assert near and not any(feature == 0 for _, _, feature in near)
+
+
 def test_none_are_mined_where_none_are_wanted(planted_corpus: Corpus, planted_found: Found) -> None:
     near = NearMisses(planted_corpus, [planted_found], HarvestConfig(near_misses=0, near_by=("overlap", "embedding")))
     assert mined(near) == {}
@@ -221,6 +233,30 @@ def test_dictionaries_share_the_background_and_each_has_its_own_exemplars(
     assert next(iter(one))[0] == "embedding"  # in the order of the config
     assert two == {(kind, split, int(exchanged(f))): rows for (kind, split, f), rows in one.items()}
     assert len(embedding.asked) == len(set(embedding.asked))
+
+
+def test_windows_of_which_a_dictionary_knows_nothing_are_no_near_misses_of_it(
+    planted_corpus: Corpus, planted_found: Found
+) -> None:
+    """The second dictionary has half of the first one's background."""
+    known = planted_found.background_windows[::2]
+    of = np.isin(planted_found.background["window"], known)
+    half = dataclasses.replace(
+        planted_found,
+        background={name: column[of] for name, column in planted_found.background.items()},
+        background_windows=known,
+    )
+    config = HarvestConfig(near_misses=6, near_by=("overlap", "embedding"))
+    near = NearMisses(planted_corpus, [planted_found, half], config, Embedding(planted_corpus))
+    assert mined(near, 0) == mined(NearMisses(planted_corpus, [planted_found], config, Embedding(planted_corpus)))
+    found = mined(near, 1)
+    everywhere = NearMisses(planted_corpus, [planted_found], config.model_copy(update={"near_misses": 10**4}), Embedding(planted_corpus))  # fmt: skip
+    expected = {  # those of a search through all that lie in the half
+        key: [(w, s) for w, s in rows if w in known][:6] for key, rows in mined(everywhere).items()
+    }
+    assert {key: [w for w, _ in rows] for key, rows in found.items()} == {
+        key: [w for w, _ in rows] for key, rows in expected.items() if rows
+    }
 
 
 # ------------------------------------------------------------------ what is refused

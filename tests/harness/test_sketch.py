@@ -93,6 +93,21 @@ def test_only_candidates_that_beat_the_floor_would_enter() -> None:
     assert sketch.beats(group, key).tolist() == [False, False, True, True, True]
 
 
+def test_what_waits_in_a_queue_is_bounded_and_ends_where_an_offer_does() -> None:
+    rng = np.random.default_rng(5)
+    queued, offered_at_once = Sketch(50, 3), Sketch(50, 3)
+    columns: list[list[torch.Tensor]] = []
+    for number in range(30):
+        n = 7000
+        window = torch.arange(number * n, (number + 1) * n)
+        column = [torch.from_numpy(rng.integers(0, 50, n)), mix(window), window, torch.ones(n, WINDOW)]
+        columns.append(column)
+        queued.queue(*column)
+        assert sum(len(group) for group, *_ in queued._queue) <= 1 << 16
+    offered_at_once.offer(*(torch.cat(column) for column in zip(*columns, strict=True)))
+    assert held(queued) == held(offered_at_once)
+
+
 def test_more_groups_than_one_chunk_are_merged_alike() -> None:
     groups = 5000
     sketch = Sketch(groups, 2)

@@ -11,7 +11,7 @@ import torch
 from glossator.config import HarvestConfig
 from glossator.harness.feature_table import statuses
 from glossator.harness.planted_subject import PlantedSubject
-from glossator.harness.statistics import BINS, UNIT, Statistics, TokenTable, bin_edges, bin_of, entropy
+from glossator.harness.statistics import BINS, UNIT, Statistics, TokenTable, bin_edges, bin_of, entropy, fixed
 from glossator.harness.tables import token_neighbours
 from glossator.types import Document, Vocabulary
 from tests.harness.planted_runs import corpus_of
@@ -44,6 +44,35 @@ def statistics_of(values: list[float], split: int = 0) -> Statistics:
 def test_a_feature_of_one_value_reaches_its_own_threshold(value: float) -> None:
     threshold = statistics_of([value] * 5).thresholds()[1]
     assert threshold <= np.float32(value) < threshold * 2 ** (1 / 8)
+
+
+@pytest.mark.parametrize("values", [[1e-8], [1e-30, 2e-30], [5e-6, 6e-6, 9e-6], [1.5e-5, 1.6e-5], [2.0**-16]])
+def test_a_feature_whose_activations_the_bins_do_not_tell_apart_fires_wherever_it_is_active(
+    values: list[float],
+) -> None:
+    found = statistics_of(values * 10)
+    assert found.thresholds()[1] == min(float(np.float32(values[0])), 2.0**-16)
+    assert found.quantiles((0.1, 0.9))[1].max() <= np.float32(values[-1])
+
+
+def test_the_smallest_activation_that_sums_resolve_is_a_small_part_of_the_smallest_bin() -> None:
+    assert fixed(torch.tensor([2.0**-24, 1.01 * 2.0**-25, 0.99 * 2.0**-25, 1e-8])).tolist() == [1, 1, 0, 0]
+    assert statistics_of([1e-8] * 9).sums().tolist() == [0, 0]
+    assert statistics_of([2.0**-16] * 9).sums()[1] == 9 * 2.0**-16
+
+
+def test_sums_that_would_not_fit_are_an_error_and_leave_what_was_counted() -> None:
+    held = statistics_of([2.0**29] * 300)
+    with pytest.raises(OverflowError, match=r"add up to as much as 3.2e\+11, too large for exact sums; rescale"):
+        held.add(*(torch.tensor(column) for column in ([1] * 300, [2.0**29] * 300, [1] * 300)))
+    assert held.sums().tolist() == [0, 300 * 2.0**29] and held.active_tokens.sum() == 300
+    with pytest.raises(OverflowError, match="too large for exact sums"):
+        statistics_of([2.0**29] * 2000)  # in one go
+    with pytest.raises(OverflowError, match="too large for exact sums"):
+        held.merge(statistics_of([2.0**29] * 300, split=2).arrays())
+    assert held.sums().tolist() == [0, 300 * 2.0**29] and held.active_tokens.sum() == 300
+    held.merge(statistics_of([2.0**29] * 200, split=2).arrays())
+    assert held.sums().tolist() == [0, 500 * 2.0**29]
 
 
 def test_the_threshold_is_the_highest_edge_above_which_lies_nine_tenths_of_the_mass() -> None:
@@ -107,6 +136,17 @@ def test_token_tables_of_shards_merge() -> None:
     merged = TokenTable.merged([shard.arrays() for shard in shards])
     for name, column in whole.arrays().items():
         assert np.array_equal(merged[name], column)
+
+
+def test_a_token_table_is_no_longer_than_its_pairs_however_much_is_added() -> None:
+    rng = np.random.default_rng(0)
+    table, longest = TokenTable(8, 64), 0
+    for _ in range(200):
+        feature, token = (torch.from_numpy(rng.integers(0, 8, 50)) for _ in range(2))
+        table.add(feature, token, torch.ones(50))
+        longest = max(longest, sum(len(key) for key, _, _ in table._runs))
+    assert longest <= 3 * 64  # 64 pairs, and runs of which each is over twice as long as the next
+    assert table.arrays()["active"].sum() == 200 * 50
 
 
 def test_entropy_is_that_of_the_shares_of_mass() -> None:

@@ -21,11 +21,12 @@ from glossator.harness.neurons import NeuronDictionary
 from glossator.harness.planted_subject import PlantedDictionary, PlantedSubject
 from glossator.harness.subject import HFSubject
 from glossator.harness.tables import _lens, harvest_tables, manifest, texts
-from glossator.planted import planted_features
+from glossator.planted import planted_documents, planted_features
 from glossator.store.records import records
 from glossator.store.store import Store
-from glossator.types import PAD, SPLITS, Vocabulary
-from tests.harness.brute import unpacked
+from glossator.types import MARGIN, PAD, SPLITS, WINDOW, Document, Vocabulary
+from tests.harness.brute import brute_features, brute_harvest, unpacked
+from tests.harness.planted_runs import corpus_of, planted_truth
 from tests.harness.small_models import small_gpt2
 
 CHECK: Any = types.SimpleNamespace(l0=2.0, variance_explained=None)
@@ -231,17 +232,79 @@ def test_tokens_are_counted_in_the_windows_of_the_token_table_alone(
         assert 0 < row["active"] <= counts[row["token_id"]]
 
 
+def test_background_rows_are_those_of_brute_force(several: Several, found: dict[str, pa.Table]) -> None:
+    corpus, truth = several.corpus, planted_truth(several.subject, several.corpus)
+    expected = brute_harvest(corpus, truth, several.config)
+    held = {row["window_id"]: row for row in rows(found["background"], "planted")}
+    assert len(held) == len(expected.background_windows)
+    for window in expected.background_windows:
+        row = held[int(corpus.window_id[window])]
+        feature, position = np.nonzero(expected.windows[window].T)
+        assert row["split"] == SPLITS[corpus.window_split[window]]
+        assert (row["features"], row["positions"]) == (feature.tolist(), position.tolist())
+        assert row["activations"] == expected.windows[window, position, feature].tolist()
+
+
+def test_a_causal_subject_s_windows_are_shown_without_what_it_had_not_read(
+    several: Several, found: dict[str, pa.Table]
+) -> None:
+    corpus, index = several.corpus, {w: i for i, w in enumerate(several.corpus.window_id.tolist())}
+    for row in found["text_window"].to_pylist():
+        window = index[row["window_id"]]
+        context, start = corpus.window_context[window], int(corpus.window_start[window])
+        first = int(corpus.context_start[context])
+        shown = [PAD if at < first else int(corpus.tokens[at]) for at in range(start - MARGIN, start)]
+        scored = corpus.tokens[start : start + corpus.window_length[window]].tolist()
+        assert row["ids"] == [*shown, *scored, *[PAD] * (WINDOW - len(scored))] and row["start"] == MARGIN
+        assert row["split"] == SPLITS[corpus.window_split[window]]
+        assert row["document"] == corpus.window_document[window]
+
+
+def test_the_harvest_row_says_what_the_pass_said(several: Several, found: dict[str, pa.Table]) -> None:
+    for dictionary, of in zip(several.dictionaries, several.harvest.found, strict=True):
+        (row,) = rows(found["harvest"], dictionary.name)
+        active = int((planted_truth(several.subject, several.corpus)[:, : 3 if dictionary.signed else 12] > 0).sum())
+        n = len(several.corpus.tokens)  # of which none is special
+        assert (row["digest"], row["shards"]) == (of.digest, several.harvest.shards)
+        assert row["seconds"] == several.harvest.seconds > 0
+        assert row["tokens_per_second"] == pytest.approx(n / several.harvest.seconds)
+        assert row["outlier_tokens"] == of.outlier_tokens > 0
+        assert row["active_per_token"] == pytest.approx(active / n)
+
+
+def test_special_tokens_in_the_text_count_for_nothing(tmp_path: Path) -> None:
+    odd = [
+        Document(f"odd {i}", ("zebra [UNK] the falcon [SEP] " * 8,)) for i in range(20)
+    ]  # no zebra in the vocabulary
+    subject, corpus, config = PlantedSubject(), corpus_of([*planted_documents(40), *odd]), HarvestConfig(near_misses=0)
+    truth, vocabulary = planted_truth(subject, corpus), subject.vocabulary
+    counted = int((~vocabulary.special[corpus.tokens]).sum())
+    assert counted < 0.9 * len(corpus.tokens)
+    work, seen = Work(subject, [PlantedDictionary()], corpus, config), list[tuple[int, int]]()
+    whole = harvest(work, tmp_path, lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (counted, counted)
+    held = dict(harvest_tables(subject, work.dictionaries, corpus, [], whole, [CHECK], config))
+    for row, one in zip(held["feature"].to_pylist(), brute_features(corpus, truth, vocabulary, config), strict=True):
+        for name in ("density", "mean"):
+            assert row[name] == pytest.approx(one[name], rel=1e-12), name
+    assert held["harvest"]["active_per_token"].to_pylist() == [pytest.approx((truth > 0).sum() / counted)]
+
+
 # ------------------------------------------------------------------ the feature table
 
 
 def test_the_feature_table_says_what_the_statistics_say(several: Several, found: dict[str, pa.Table]) -> None:
     held, statistics = rows(found["feature"], "planted"), several.harvest.found[0].statistics
-    n = len(several.corpus.tokens)
-    for i, row in enumerate(held):
-        assert (row["feature"], row["name"], row["status"]) == (i, str(i), "waiting")
-        assert row["active_windows"] == statistics.active_windows[i].tolist()
-        assert row["histogram"] == statistics.histogram[i].tolist()
-        assert row["mean"] == pytest.approx(statistics.sums()[i] / n)
+    truth = planted_truth(several.subject, several.corpus)
+    expected = brute_features(several.corpus, truth, several.subject.vocabulary, several.config)
+    assert len(held) == len(expected) == 12
+    for i, (row, one) in enumerate(zip(held, expected, strict=True)):
+        assert (row["feature"], row["name"], row["status"], row["reason"]) == (i, str(i), "waiting", None)
+        for name in ("active_tokens", "active_windows", "max_activation", "min_positive", "threshold"):
+            assert row[name] == one[name], name
+        for name in ("density", "mean", "token_entropy"):
+            assert row[name] == pytest.approx(one[name], rel=1e-12), name
+        assert row["top_tokens"] == one["top_tokens"] and row["histogram"] == one["histogram"]
         assert row["quantiles"] == statistics.quantiles(feature_table.QUANTILES)[i].tolist()
         assert row["quantiles"] == sorted(row["quantiles"]) and len(row["quantiles"]) == 6
         assert row["quantiles"][-1] <= row["max_activation"]

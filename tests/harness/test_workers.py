@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import multiprocessing
 import os
 import random
@@ -12,44 +11,37 @@ import subprocess
 import sys
 import threading
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from sae_lens import SAE
-from sae_lens.saes.topk_sae import TopKSAEConfig
 
 from glossator import pipeline
-from glossator.config import CorpusConfig, HarvestConfig, Recipe, SubjectConfig
-from glossator.errors import HarvestError, StoreError, UsageError
+from glossator.config import Recipe
+from glossator.errors import HarvestError, UsageError
 from glossator.harness.harvest import Harvest, harvest, merge, run_missing
 from glossator.harness.parts import parts_in
-from glossator.harness.workers import _shared, run_ray, run_shard, run_workers, set_up, share
-from glossator.planted import planted_documents
+from glossator.harness.workers import (
+    _Hand,
+    _listen,
+    _News,
+    _shared,
+    run_ray,
+    run_shard,
+    run_workers,
+    set_up,
+    share,
+    too_small,
+)
 from glossator.store.store import Store
-from tests.harness.small_models import small_gpt2
+from tests.harness.planted_runs import small_recipe
 
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
-    """A tiny GPT-2, two random dictionaries at two layers, planted documents cut into some thirty shards."""
-    folder = tmp_path_factory.mktemp("workers")
-    small_gpt2(folder / "model")
-    for name in ("one", "two"):
-        config = TopKSAEConfig(d_in=16, d_sae={"one": 48, "two": 64}[name], k=4, device="cpu")
-        SAE.get_sae_class_for_architecture("topk")(config).save_model(folder / name)
-    with (folder / "text.jsonl").open("w") as file:
-        for document in planted_documents(300):
-            file.write(json.dumps({"name": document.name, "text": " ".join(document.passages)}) + "\n")
-    what = SubjectConfig(
-        model=str(folder / "model"),
-        dictionaries=(str(folder / "one"), str(folder / "two")),
-        hooks=("blocks.0.hook_resid_post", "h.1"),
-        corpus=(str(folder / "text.jsonl"),),
-    )
-    config = HarvestConfig(
-        top=5, sample=10, background=(60, 30, 60), batch_tokens=512, encode_tokens=512, shard_tokens=2048, threads=1
-    )
-    return Recipe(subject=what, corpus=CorpusConfig(context_size=64), harvest=config)
+    """Planted documents cut into some thirty shards."""
+    return small_recipe(tmp_path_factory.mktemp("workers"), 300)
 
 
 @pytest.fixture(scope="module")
@@ -83,13 +75,15 @@ def test_a_worker_that_is_killed_takes_nothing_finished_with_it(recipe: Recipe, 
     work = set_up(recipe)
 
     def kill() -> None:
-        while not list(tmp_path.glob("part-*")):
+        while not list(tmp_path.glob("part-*.npz")):
             time.sleep(0.01)
         os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
     killer.start()
-    with pytest.raises(HarvestError, match=r"1 of 2 workers failed; worker \d: the process died .exit code -9"):
+    with pytest.raises(
+        HarvestError, match=r"worker \d of 2 failed, the others were stopped: the process died .exit code -9"
+    ):
         run_workers(work, recipe, tmp_path, 2, lambda done, total: None)
     killer.join()
     kept = {part.path: part.path.stat().st_mtime_ns for part in parts_in(tmp_path, work.about)}
@@ -103,7 +97,7 @@ def test_a_worker_that_is_killed_takes_nothing_finished_with_it(recipe: Recipe, 
 def test_a_worker_that_cannot_load_says_why(recipe: Recipe, tmp_path: Path) -> None:
     work = set_up(recipe)
     gone = recipe.model_copy(update={"subject": recipe.subject.model_copy(update={"model": str(tmp_path / "gone")})})
-    with pytest.raises(HarvestError, match=r"2 of 2 workers failed; worker .: .*gone: cannot be loaded"):
+    with pytest.raises(HarvestError, match=r"worker \d of 2 failed, the others were stopped: .*gone: cannot be loaded"):
         run_workers(work, gone, tmp_path, 2, lambda done, total: None)
 
 
@@ -140,7 +134,7 @@ def test_shards_of_several_machines_are_merged_into_one_run_file(
                 ("one", 48),
                 ("two", 64),
             ]
-    with pytest.raises(StoreError, match="holds a harvest already"):
+    with pytest.raises(UsageError, match="holds a harvest already"):
         pipeline.merge(tmp_path / "run.duckdb", [folder])
 
 
@@ -162,6 +156,79 @@ def test_a_changed_corpus_is_noticed_when_parts_are_merged(recipe: Recipe, tmp_p
     text.write_text(text.read_text().replace("falcon", "lamp"))
     with pytest.raises(HarvestError, match=r"comes from another harvest .another corpus"):
         pipeline.merge(tmp_path / "run.duckdb", [tmp_path / "run.duckdb.harvest"])
+
+
+_DRIVER = """
+import multiprocessing, signal, sys
+from pathlib import Path
+import glossator
+from glossator.config import Recipe
+from glossator.harness.workers import run_workers, set_up
+
+def tell(done, total):
+    print(len(multiprocessing.active_children()), flush=True)
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    recipe = Recipe.model_validate_json(Path(sys.argv[1]).read_text())
+    try:
+        run_workers(set_up(recipe), recipe, Path(sys.argv[2]), 2, tell)
+    except KeyboardInterrupt:
+        print("stopped", flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_workers_end_with_the_process_that_started_them(recipe: Recipe, tmp_path: Path, how: signal.Signals) -> None:
+    (tmp_path / "recipe.json").write_text(recipe.model_dump_json())
+    (tmp_path / "driver.py").write_text(_DRIVER)
+    command = [sys.executable, str(tmp_path / "driver.py"), str(tmp_path / "recipe.json"), str(tmp_path / "parts")]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes, start_new_session=True) as process:  # type: ignore[call-overload]
+        assert process.stdout.readline() == "2\n"
+        if how is signal.SIGINT:
+            os.killpg(process.pid, how)  # as a terminal does
+        else:
+            process.kill()
+        said, errors = process.communicate(
+            timeout=120
+        )  # until the workers, who write to the same pipes, have ended too
+    assert "Traceback" not in errors
+    assert ("stopped" in said) is (how is signal.SIGINT)
+    assert not list((tmp_path / "parts").glob("part-*"))
+    assert len(list((tmp_path / "parts").iterdir())) == (
+        how is signal.SIGKILL
+    )  # the corpus, until the end of the harvest
+
+
+def hand(exit_code: int = 0) -> tuple[_Hand, Connection]:
+    news, tell = multiprocessing.Pipe(duplex=False)
+    return _Hand(SimpleNamespace(exitcode=exit_code, join=lambda: None), news), tell
+
+
+def test_what_a_worker_fails_of_is_told_before_the_others_have_ended(recipe: Recipe) -> None:
+    work = set_up(recipe)
+    (one, told), (two, still_open) = hand(), hand()
+    told.send(_News(7))
+    told.send(_News(7, "no luck"))
+    seen: list[int] = []
+    with pytest.raises(
+        HarvestError, match="worker 1 of 2 failed, the others were stopped: no luck; what they finished is kept"
+    ):
+        _listen([one, two], [(0, 1), (1, 2)], work, lambda done, total: seen.append(done))
+    assert seen[-1] - seen[0] == 7
+    assert not still_open.closed
+
+
+def test_a_worker_that_is_killed_in_the_middle_of_a_word_is_one_that_died(recipe: Recipe) -> None:
+    work = set_up(recipe)
+    (one, tell), (two, other) = hand(-9), hand()
+    os.write(tell.fileno(), b"\0\0\0\x10abc")
+    tell.close()
+    other.close()
+    with pytest.raises(HarvestError, match=r"worker 1 of 2 failed.*the process died .exit code -9"):
+        _listen([one, two], [(0, 1), (1, 2)], work, lambda done, total: None)
 
 
 _KILLED = """
@@ -219,8 +286,33 @@ def test_without_ray_its_engine_says_what_to_install(recipe: Recipe, tmp_path: P
 
 
 def test_a_shard_that_has_nothing_to_do_leaves_nothing(recipe: Recipe, tmp_path: Path) -> None:
-    one = recipe.model_copy(update={"harvest": recipe.harvest.model_copy(update={"shard_tokens": 10**7})})
+    one = recipe.model_copy(
+        update={"harvest": recipe.harvest.model_copy(update={"shard_tokens": 10**7, "batch_tokens": 2**16})}
+    )
     run_shard(one, tmp_path, 1, 2, lambda done, total: None)
     assert not list(tmp_path.glob("part-*"))
     run_shard(one, tmp_path, 2, 2, lambda done, total: None)
     assert len(list(tmp_path.glob("part-*"))) == 1
+
+
+def test_a_small_corpus_is_cut_finer_for_several_workers(recipe: Recipe, whole: Harvest, tmp_path: Path) -> None:
+    wide = recipe.model_copy(update={"harvest": recipe.harvest.model_copy(update={"shard_tokens": 262_144})})
+    alone = set_up(wide)
+    assert len(alone.ranges) == 1
+    assert too_small(alone, 1) is None
+    three = set_up(wide, workers=3)
+    assert len(three.ranges) in (12, 13)
+    assert too_small(three, 3) is None
+    again = set_up(Recipe.model_validate_json(three.recipe or ""))  # as whoever merges does
+    assert again.about == three.about
+    many = set_up(wide, workers=100)
+    assert many.config.shard_tokens == 8 * 512  # not smaller: batches would be filled up with nothing
+    said = too_small(many, 100)
+    assert said is not None and "shards of up to 4,096 tokens: 100 workers need at least some 409,600 to share" in said
+    assert set_up(recipe, workers=3).config == recipe.harvest  # fine enough as it is
+    one = [run_found(wide, tmp_path / str(workers), workers) for workers in (1, 3)]
+    assert one[0] == one[1]  # here rounding changes nothing
+
+
+def run_found(recipe: Recipe, folder: Path, workers: int) -> list[str]:
+    return digests(harvest(set_up(recipe, workers=workers), folder))

@@ -52,7 +52,9 @@ def test_the_first_step_is_as_it_was() -> None:
 def test_a_file_of_the_first_schema_opens_and_has_names(old: Path) -> None:
     for _ in range(2):  # and once it has been upgraded
         with Store(old, create=False) as store:
-            assert store.sql("SELECT version FROM schema_version ORDER BY 1") == [(n + 1,) for n in range(len(MIGRATIONS))]
+            assert store.sql("SELECT version FROM schema_version ORDER BY 1") == [
+                (n + 1,) for n in range(len(MIGRATIONS))
+            ]
             assert store.sql(
                 "SELECT name, quantiles, top_logits, bottom_logit_values FROM feature ORDER BY feature"
             ) == [(name, None, None, None) for name in "012"]
