@@ -20,7 +20,7 @@ CONTEXT = 2048
 def letters(template: str | None = TEMPLATE, says: str | None = None) -> PreTrainedTokenizerFast:
     """One token a byte, and the marks of the chat format; then the pieces of `says`."""
     marks = ["<|pad|>", "<|im_start|>", "<|im_end|>"]
-    names = [*marks, *pre_tokenizers.ByteLevel.alphabet()]
+    names = [*marks, *sorted(pre_tokenizers.ByteLevel.alphabet())]  # its own order differs from process to process
     in_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     # in no merge: a prompt that holds such a piece spells it
     names += [in_bytes.pre_tokenize_str(piece)[0][0] for piece in pieces(says or "")]
