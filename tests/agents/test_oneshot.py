@@ -6,18 +6,15 @@ import asyncio
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 
 from glossator import pipeline
 from glossator.agents.oneshot import STAGE, OneshotExplainer, account
 from glossator.agents.run import Run
-from glossator.config import HarvestConfig, LexicalConfig, OneshotConfig
+from glossator.config import LexicalConfig, OneshotConfig
 from glossator.errors import BudgetSpent, ProviderError, StoreError, UnavailableError
-from glossator.harness.contexts import Corpus
-from glossator.harness.harvest import Harvest
-from glossator.harness.planted_subject import PlantedDictionary, PlantedSubject
 from glossator.llm.base import RawReply
 from glossator.llm.oracle import OracleLLM
 from glossator.llm.scripted import Memory, ScriptedLLM
@@ -26,7 +23,6 @@ from glossator.rows import CallRow
 from glossator.store.labels import materialise_labels
 from glossator.store.replies import Replies
 from glossator.types import Reply, Request
-from tests.agents.planted_run import planted_run
 
 FEATURES = planted_features()
 GOOD = json.dumps({"notes": "seen", "abstain": False, "scope": "token", "claim": "Fires on words."})
@@ -38,16 +34,6 @@ EVERYTHING = {
     "failure": "SELECT * EXCLUDE (run_id) FROM failure ORDER BY ALL",
     "prompt": "FROM prompt",
 }
-
-
-@pytest.fixture
-def run(
-    planted_subject: PlantedSubject, planted_dictionary: PlantedDictionary, planted_corpus: Corpus, planted_harvest: Harvest,
-    planted_config: HarvestConfig,
-) -> Iterator[Run]:  # fmt: skip
-    made = planted_run(planted_subject, planted_dictionary, planted_corpus, planted_harvest, planted_config)
-    yield made
-    made.store.close()
 
 
 def explain(

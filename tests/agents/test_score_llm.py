@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,8 @@ import pytest
 from glossator import pipeline
 from glossator.agents.run import Run
 from glossator.agents.score_llm import METRICS, SCORERS, LabelScorer, left_to_read, simulated, simulated_scene
-from glossator.config import HarvestConfig, LexicalConfig, LLMScoreConfig, ScoreConfig
+from glossator.config import LexicalConfig, LLMScoreConfig, ScoreConfig
 from glossator.errors import BudgetSpent, ProviderError
-from glossator.harness.contexts import Corpus
-from glossator.harness.harvest import Harvest
-from glossator.harness.planted_subject import PlantedDictionary, PlantedSubject
 from glossator.llm.base import RawReply
 from glossator.llm.oracle import OracleLLM, read_question
 from glossator.llm.scripted import ScriptedLLM
@@ -31,7 +28,6 @@ from glossator.scorers.simulation import Scene
 from glossator.store.labels import materialise_labels
 from glossator.store.replies import Replies
 from glossator.types import WINDOW, FeatureRecord, Reply, Request
-from tests.agents.planted_run import planted_run
 
 FEATURES = planted_features()
 CONFIG = LLMScoreConfig(active=8, background=8, firing=6, silent=6, near=4, fuzzed=8, draws=100)
@@ -44,16 +40,6 @@ EVERYTHING = {
     "prompt": "FROM prompt ORDER BY ALL",
     "label": "FROM labels",
 }
-
-
-@pytest.fixture
-def run(
-    planted_subject: PlantedSubject, planted_dictionary: PlantedDictionary, planted_corpus: Corpus, planted_harvest: Harvest,
-    planted_config: HarvestConfig,
-) -> Iterator[Run]:  # fmt: skip
-    made = planted_run(planted_subject, planted_dictionary, planted_corpus, planted_harvest, planted_config)
-    yield made
-    made.store.close()
 
 
 def labelled(run: Run, labels: dict[int, str], explainer: str = "typed") -> None:
