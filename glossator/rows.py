@@ -20,6 +20,7 @@ class ExplanationRow:
     run_id: str
     scope: str | None = None  # token, phrase, topic or position, where the explainer says so
     prompt_id: str | None = None
+    exposure: str | None = None  # which text its writer saw: NULL the split explain, `unknown` for labels of others
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,60 @@ class NullScoreRow:
     low: float | None
     high: float | None
     n: int
+    run_id: str
+    predictor: str = "rule"
+
+
+@dataclass(frozen=True, slots=True)
+class RepeatScoreRow:
+    """A score drawn again with another seed: `repeat` from 1 on; the first draw is in `score`."""
+
+    explanation_id: str
+    dictionary: str
+    feature: int
+    explainer: str
+    predictor: str
+    metric: str
+    split: str
+    repeat: int
+    value: float | None
+    n: int
+    note: str | None
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class RatingRow:
+    """What a person said of a label, or of two: `judgement` is what they pressed, in words."""
+
+    rating_id: str
+    dictionary: str
+    feature: int
+    explanation_id: str
+    rival_id: str | None
+    judgement: str
+    rater: str
+    seconds: float
+    rated_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class SetComparisonRow:
+    """Two label sets on the same windows: mean of b - a over features that both label."""
+
+    dictionary: str
+    a: str
+    b: str
+    predictor: str
+    metric: str
+    split: str
+    n: int
+    mean_a: float | None
+    mean_b: float | None
+    difference: float | None
+    low: float | None
+    high: float | None
+    p_value: float | None
     run_id: str
 
 
@@ -201,6 +256,9 @@ Row = (
     | MeasurementRow
     | ScoreRow
     | NullScoreRow
+    | RepeatScoreRow
+    | RatingRow
+    | SetComparisonRow
     | FailureRow
     | StatusRow
     | PromptRow

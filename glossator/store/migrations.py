@@ -83,7 +83,22 @@ CREATE TABLE llm_batch_request (batch_id VARCHAR, call_id VARCHAR, purpose VARCH
     request VARCHAR USING COMPRESSION zstd);
 """
 
-MIGRATIONS: tuple[str, ...] = (M001, M002, M003)
+# Controls, labels that others wrote, nulls of every predictor, repeats, ratings by people, comparisons of label sets.
+M004 = """
+ALTER TABLE dictionary ADD COLUMN control VARCHAR;
+ALTER TABLE dictionary ADD COLUMN control_of VARCHAR;
+ALTER TABLE explanation ADD COLUMN exposure VARCHAR;
+ALTER TABLE null_score ADD COLUMN predictor VARCHAR;
+UPDATE null_score SET predictor = 'rule';
+CREATE TABLE repeat_score (explanation_id VARCHAR, dictionary VARCHAR, feature INTEGER, explainer VARCHAR, predictor VARCHAR, metric VARCHAR,
+    split VARCHAR, repeat INTEGER, value DOUBLE, n INTEGER, note VARCHAR, run_id VARCHAR);
+CREATE TABLE rating (rating_id VARCHAR, dictionary VARCHAR, feature INTEGER, explanation_id VARCHAR, rival_id VARCHAR, judgement VARCHAR,
+    rater VARCHAR, seconds DOUBLE, rated_at DOUBLE);
+CREATE TABLE set_comparison (dictionary VARCHAR, a VARCHAR, b VARCHAR, predictor VARCHAR, metric VARCHAR, split VARCHAR, n INTEGER,
+    mean_a DOUBLE, mean_b DOUBLE, difference DOUBLE, low DOUBLE, high DOUBLE, p_value DOUBLE, run_id VARCHAR);
+"""
+
+MIGRATIONS: tuple[str, ...] = (M001, M002, M003, M004)
 
 VIEWS = """
 CREATE OR REPLACE VIEW labels AS

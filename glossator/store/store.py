@@ -35,9 +35,12 @@ from glossator.rows import (
     NullScoreRow,
     PredictionRow,
     PromptRow,
+    RatingRow,
+    RepeatScoreRow,
     Row,
     ScoreRow,
     SessionRow,
+    SetComparisonRow,
     StatusRow,
 )
 from glossator.store.migrations import migrate
@@ -49,6 +52,9 @@ _TABLES: dict[type, str] = {
     MeasurementRow: "measurement",
     ScoreRow: "score",
     NullScoreRow: "null_score",
+    RepeatScoreRow: "repeat_score",
+    RatingRow: "rating",
+    SetComparisonRow: "set_comparison",
     FailureRow: "failure",
     StatusRow: "stage",
     PromptRow: "prompt",
