@@ -34,6 +34,15 @@ def test_data_is_shown_as_it_is(more: str, tmp_path: Path, capsys: pytest.Captur
         assert whole in said
 
 
+@pytest.mark.parametrize("form", ["csv", "json", "table"])
+def test_every_kind_of_value_is_shown(form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Store(tmp_path / "run.duckdb").close()
+    kinds = "INTERVAL 3 DAY AS i, 'ab'::BLOB AS b, [1, 2] AS l, {'a': 1} AS s, 3.5::DECIMAL(9, 2) AS d, DATE '2020-01-02' AS t, 7 AS i"
+    code, said, complained = told(capsys, "sql", tmp_path / "run.duckdb", f"SELECT {kinds}", "--format", form)
+    assert code == 0, complained
+    assert all(value in said for value in ("3 days", "ab", "3.5", "2020-01-02", "7", "i_1"))
+
+
 def test_errors_are_shown_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ":smile: [red]" in told(capsys, "sql", tmp_path / ":smile: [red].duckdb", "FROM labels")[2]
 

@@ -75,14 +75,10 @@ def render(table: pa.Table, output: str, console: Console) -> None:
     """Write a result to standard output."""
     if output not in FORMATS:
         raise UsageError(f"--format {output}: known are {', '.join(FORMATS)}")
+    table = pa.table([_readable(column) for column in table.columns], names=_told_apart(table.column_names))
     if output == "csv":
-        flat = [
-            pa.array([None if v is None else json.dumps(v, default=str) for v in c.to_pylist()])
-            if pa.types.is_nested(c.type)
-            else c
-            for c in table.columns
-        ]
-        pyarrow.csv.write_csv(pa.table(flat, names=table.column_names), sys.stdout.buffer)
+        flat = pa.table([_flat(column) for column in table.columns], names=table.column_names)
+        pyarrow.csv.write_csv(flat, sys.stdout.buffer)
         return
     if output == "json":
         for row in table.to_pylist():
@@ -102,6 +98,30 @@ def render(table: pa.Table, output: str, console: Console) -> None:
         shown.add_row(*(Text(_cell(value)) for value in row.values()))
     console.print(shown)
     console.print(f"{table.num_rows} rows", style="dim")
+
+
+def _flat(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
+    """A column that CSV can hold: lists as JSON."""
+    if pa.types.is_nested(column.type):
+        return pa.array([None if v is None else json.dumps(v, default=str) for v in column.to_pylist()], pa.string())
+    return column
+
+
+def _told_apart(names: list[str]) -> list[str]:
+    """Columns of one name, as a join gives them: the second is name_1, the third name_2."""
+    found: list[str] = []
+    for name in names:
+        tried = (name, *(f"{name}_{number}" for number in range(1, len(names))))
+        found.append(next(one for one in tried if one not in found))
+    return found
+
+
+def _readable(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Intervals and bytes as DuckDB writes them: neither CSV nor JSON has them."""
+    kind = column.type
+    if not (pa.types.is_interval(kind) or pa.types.is_duration(kind) or pa.types.is_binary(kind)):
+        return column
+    return duckdb.from_arrow(pa.table({"v": column})).project("CAST(v AS VARCHAR) AS v").to_arrow_table()["v"]
 
 
 def _width(table: pa.Table) -> int:
