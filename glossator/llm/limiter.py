@@ -19,8 +19,9 @@ from glossator.errors import ProviderError
 
 
 class Limiter:
-    """`async with limiter.slot() as started`, then `succeeded()`, `failed(...)` or `overloaded(started)`.
+    """`async with limiter.slot() as leave`, then `succeeded()`, `failed(...)` or `overloaded(started)`.
 
+    `leave()` gives the place back before the end, for one who only waits for the disk.
     Once it has given up, or was told to (`stop`), whoever waits in it or comes to it gets ProviderError.
     """
 
@@ -42,16 +43,24 @@ class Limiter:
         self._over: str | None = None
 
     @asynccontextmanager
-    async def slot(self) -> AsyncIterator[float]:
+    async def slot(self) -> AsyncIterator[Callable[[], None]]:
         self.check()
         await self._enter()
+        here = True
+
+        def leave() -> None:
+            nonlocal here
+            if here:
+                here = False
+                self.in_flight -= 1
+                self._wake()
+
         try:
             self.check()
             await self.ready()
-            yield time.monotonic()
+            yield leave
         finally:
-            self.in_flight -= 1
-            self._wake()
+            leave()
 
     async def ready(self) -> None:
         """Returns when no pause holds."""

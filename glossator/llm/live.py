@@ -22,6 +22,8 @@ from glossator.llm.secrets import printable, redact, without_keys
 from glossator.rows import CallRow
 from glossator.types import Request, Usage
 
+_SHARE_LOGGING = 4  # beside the questions in flight, replies on their way to the disk: at most one for so many of them
+
 
 class Live:
     """`price` None: dollars are unknown, and are logged as such."""
@@ -39,6 +41,8 @@ class Live:
         self.provider, self.limiter, self.log, self.ledger, self.price = provider, limiter, log, ledger, price
         self.config, self.session_id = config, session_id
         self.out: frozenset[str] = frozenset()  # calls that are out in a batch: they are paid for
+        self._turn = asyncio.Lock()
+        self._logging = 0  # replies that are here and not yet on disk
         self._wait = wait_random_exponential(multiplier=config.first_wait, max=config.longest_wait)
 
     @property
@@ -84,7 +88,7 @@ class Live:
         return own if asked is None else min(asked, self.config.patience) + own / 10
 
     async def _attempt(self, call_id: str, request: Request) -> CallRow:
-        async with self.limiter.slot():
+        async with self.limiter.slot() as leave:
             reserved = most(request, self.price)
             await self.ledger.reserve(reserved)
             try:
@@ -92,6 +96,7 @@ class Live:
             except BaseException:
                 self.ledger.release(reserved)
                 raise
+            await self._take_turn(reserved)
             started, when = time.monotonic(), (time.time(), time.monotonic())
             try:
                 raw = await self._ask(request)
@@ -113,9 +118,24 @@ class Live:
                 self.ledger.lose(reserved)
                 raise
             self.limiter.succeeded()
-            row = await self._book(call_id, request, raw, reserved, when, None)
+            if self._logging < self.limiter.most // _SHARE_LOGGING:
+                leave()  # the next question need not wait for the disk; what a kill may repeat stays bounded
+            self._logging += 1
+            try:
+                row = await self._book(call_id, request, raw, reserved, when, None)
+            finally:
+                self._logging -= 1
             self._check_bound(request, raw)
             return row
+
+    async def _take_turn(self, reserved: Money) -> None:
+        """One question is begun in a round of the event loop: many at once would hold it up, and come back all at once."""
+        try:
+            async with self._turn:
+                await asyncio.sleep(0)
+        except BaseException:
+            self.ledger.release(reserved)
+            raise
 
     def _check_bound(self, request: Request, raw: RawReply) -> None:
         """Where a server bills more than was reserved, all that is in flight may pass the budget: send no more. The reply is kept."""

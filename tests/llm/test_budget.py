@@ -44,7 +44,7 @@ def dear(number: int) -> Request:
 def test_with_128_in_flight_a_budget_that_ends_in_the_middle_is_not_passed_and_a_larger_one_goes_on(
     protocol: str, limit: str, tmp_path: Path
 ) -> None:
-    server = Server(answer=long_echo, delay=1.0, token=1, plan=Plan(0.2, 3, ("500", "no JSON", "usage zero")))
+    server = Server(answer=long_echo, delay=2.5, token=1, plan=Plan(0.2, 3, ("500", "no JSON", "usage zero")))
     budget = DEAREST.usd * 170 if limit == "budget_usd" else DEAREST.tokens * 170
     settings = {"concurrency": 128, "prices": priced(tmp_path)}
     questions = [dear(number) for number in range(300)]

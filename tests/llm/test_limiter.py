@@ -90,11 +90,25 @@ def test_a_pause_holds_for_all_and_for_no_longer_than_there_is_patience() -> Non
         began = time.monotonic()
 
         async def one() -> float:
-            async with limiter.slot() as started:
-                return started - began
+            async with limiter.slot():
+                return time.monotonic() - began
 
         waits = await asyncio.gather(*(one() for _ in range(6)))
         assert all(0.29 <= wait < 0.6 for wait in waits), waits
+
+    asyncio.run(run())
+
+
+def test_a_place_that_was_left_early_is_given_once() -> None:
+    async def run() -> None:
+        limiter = Limiter(1, 60)
+        async with limiter.slot() as leave:
+            leave()
+            leave()
+            async with asyncio.timeout(1), limiter.slot():
+                assert limiter.in_flight == 1
+            assert limiter.in_flight == 0
+        assert limiter.in_flight == 0
 
     asyncio.run(run())
 
