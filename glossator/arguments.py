@@ -4,32 +4,63 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glossator.errors import UsageError
 
 if TYPE_CHECKING:
-    from glossator.config import LLMConfig
+    from glossator.agents.validity_run import Asked
+    from glossator.config import ExplainerConfig, LLMConfig
 
 _MOST_FEATURES = 10_000_000
-_EXPLAINERS = ("lexical", "oneshot")
-_SCORERS = ("simulation", "detection", "fuzzing")
+_EXPLAINERS = ("lexical", "oneshot", "contrastive", "logits", "best_of:N", "refine:K")
+_SCORERS = ("simulation", "detection", "fuzzing", "discrimination")
+EMBEDDING = "embedding"  # a scorer that asks no language model
+_MOST_DRAWS = 8  # candidates, or rounds
+_KEPT = "validity.duckdb"  # where `validate` keeps what a model answered, if nothing else is named
 _EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
 
-def llm_config(explainer: str, llm: str | None, flags: Mapping[str, Any], *, retry_failed: bool) -> LLMConfig:
+def explainer_config(text: str) -> ExplainerConfig | None:
+    """`oneshot`, `best_of:4` and the others that ask a language model, as a config; None for lexical, which asks none."""
+    from glossator.config import BestOfConfig, ContrastiveConfig, LogitsConfig, OneshotConfig, RefineConfig
+
+    name, colon, written = text.partition(":")
+    if not colon and name in ("lexical", "oneshot", "contrastive", "logits"):
+        simple = {"oneshot": OneshotConfig, "contrastive": ContrastiveConfig, "logits": LogitsConfig}
+        return simple[name]() if name in simple else None
+    if name not in ("best_of", "refine"):
+        raise UsageError(f"--explainer {text}: this version has the explainers {', '.join(_EXPLAINERS)}")
+    fewest, what = (2, "candidates") if name == "best_of" else (1, "rounds")
+    if colon and not (re.fullmatch(r"[0-9]{1,3}", written) and fewest <= int(written) <= _MOST_DRAWS):
+        raise UsageError(f"--explainer {text}: write {fewest} to {_MOST_DRAWS} {what}, such as {name}:{fewest}")
+    if name == "best_of":
+        return BestOfConfig(n=int(written)) if colon else BestOfConfig()
+    return RefineConfig(rounds=int(written)) if colon else RefineConfig()
+
+
+def llm_config(
+    explainer: str, llm: str | None, flags: Mapping[str, Any], *, retry_failed: bool, reader: str | None = None
+) -> LLMConfig:
     """How a language model is asked: `flags` by the names of LLMConfig, None where not given. An explainer without one takes none."""
-    from glossator.config import LLMConfig
+    from glossator.config import BestOfConfig, LLMConfig, RefineConfig
 
     given = {name: value for name, value in flags.items() if value is not None}
-    if explainer not in _EXPLAINERS:
-        raise UsageError(f"--explainer {explainer}: this version has the explainers {' and '.join(_EXPLAINERS)}")
-    if explainer == "oneshot" and llm is None:
-        raise UsageError("--explainer oneshot: name a language model with --llm, such as --llm openai:gpt-5-mini")
-    if explainer == "lexical" and (said := ["llm"] * bool(llm) + [*given] + ["retry-failed"] * retry_failed):
+    config = explainer_config(explainer)
+    if config is not None and llm is None:
+        raise UsageError(f"--explainer {explainer}: name a language model with --llm, such as --llm openai:gpt-5-mini")
+    said = ["llm"] * bool(llm) + ["reader"] * bool(reader) + [*given] + ["retry-failed"] * retry_failed
+    if config is None and said:
         raise UsageError(
             f"--{said[0].replace('_', '-')}: the explainer lexical asks no language model; add --explainer oneshot, or leave it out"
         )
+    if reader is not None and not isinstance(config, BestOfConfig | RefineConfig):
+        raise UsageError(
+            f"--reader: the explainer {explainer} weighs no candidates; use best_of:N or refine:K, or leave it out"
+        )
+    if reader is not None:
+        _check_reader(reader)
     _check_effort(given)
     return LLMConfig(**given)
 
@@ -42,7 +73,7 @@ def scoring_config(
 
     given = {name: value for name, value in flags.items() if value is not None}
     if unknown := [name for name in scorers if name not in _SCORERS]:
-        raise UsageError(f"--scorer {unknown[0]}: this version has the scorers {', '.join(_SCORERS)}")
+        raise UsageError(f"--scorer {unknown[0]}: this version has the scorers {', '.join((*_SCORERS, EMBEDDING))}")
     asked = ["scorer"] * bool(scorers) + [*given] + [name for name, on in others.items() if on]
     if llm is None and asked:
         raise UsageError(
@@ -50,6 +81,104 @@ def scoring_config(
         )
     _check_effort(given)
     return list(dict.fromkeys(scorers or _SCORERS)), LLMConfig(**given)
+
+
+def validity_asked(
+    features: int | None,
+    scorers: Sequence[str],
+    llm: str | None,
+    flags: Mapping[str, Any],
+    *,
+    keep: Path | None,
+    seed: int,
+) -> tuple[Asked, LLMConfig]:
+    """What `validate` is to do, and how a language model is asked; without one the oracle reads, which costs nothing."""
+    from glossator.agents.validate import SCORERS
+    from glossator.agents.validity_run import Asked
+    from glossator.config import LLMConfig
+    from glossator.planted_family import BLOCK, MOST
+
+    given = {name: value for name, value in flags.items() if value is not None}
+    if llm is None and given:
+        raise UsageError(
+            f"--{next(iter(given)).replace('_', '-')}: without --llm an oracle reads, which costs nothing; name a model with --llm"
+        )
+    if unknown := [name for name in scorers if name not in SCORERS]:
+        raise UsageError(f"--scorer {unknown[0]}: a model reads for the scorers {', '.join(SCORERS)}")
+    n = features if features is not None else 100 if llm is None else 20
+    if n % BLOCK or not 0 < n <= MOST:
+        raise UsageError(f"--features {n}: write a multiple of {BLOCK}, at most {MOST}: they are planted by twenties")
+    _check_effort(given)
+    kept = keep if keep is not None or llm is None else Path(_KEPT)  # what is paid for is not lost
+    return Asked(n, tuple(dict.fromkeys(scorers or SCORERS)), llm, kept, seed), LLMConfig(**given)
+
+
+def embedding_asked(scorers: Sequence[str], embedder: object, llm: str | None) -> tuple[bool, list[str]]:
+    """Whether the scorer `embedding` is among these, and the others. Flags of `score` that go with it, or do not."""
+    rest = [name for name in scorers if name != EMBEDDING]
+    asked = len(rest) < len(scorers)
+    if embedder and not asked:
+        raise UsageError(f"--embedder {embedder}: only the scorer {EMBEDDING} reads it; add --scorer {EMBEDDING}")
+    if asked and llm and not rest:
+        raise UsageError(
+            f"--llm {llm}: the scorer {EMBEDDING} asks no language model; leave it out, or name another scorer"
+        )
+    return asked, rest
+
+
+def check_repeats(repeats: int | None, nulls: bool | None, llm: str | None, labels: Sequence[object]) -> None:
+    """Flags of `score` that are about a model's questions."""
+    if repeats and llm is None:
+        raise UsageError(
+            f"--repeats {repeats}: rules are executed on all windows that are kept, so they have no noise but the sample of text, "
+            "which their intervals show; repeats are for --llm"
+        )
+    if nulls and labels:
+        raise UsageError(
+            "--nulls: labels of files are compared with other sets, not with labels of other features; leave it out"
+        )
+    if nulls is not None and llm is None:
+        raise UsageError(
+            f"--{'nulls' if nulls else 'no-nulls'}: rules are compared with other labels for nothing, always; it is for --llm"
+        )
+
+
+def check_imported(
+    labels: Sequence[object], against: Sequence[str], llm: str | None, scorers: Sequence[str], *, every: bool
+) -> None:
+    """Flags of `score` that go with labels of others, or do not."""
+    if against and not labels:
+        raise UsageError(f"--against {against[0]}: compares the labels of a file; name the file with --labels")
+    if labels and every:
+        raise UsageError(
+            "--every: reads the explanations of this run; score those first, and --labels in a run of its own"
+        )
+    if labels and llm is None and EMBEDDING not in scorers:
+        raise UsageError(
+            f"--labels {labels[0]}: text needs a reader; add --llm, such as --llm openai:gpt-5-mini, or --scorer {EMBEDDING}"
+        )
+
+
+def _check_reader(spec: str) -> None:
+    from glossator.llm.spec import parse_spec
+
+    try:
+        parse_spec(spec)
+    except UsageError as error:
+        raise UsageError(str(error).replace("--llm", "--reader", 1)) from None
+
+
+def debate_config(llm: str | None, flags: Mapping[str, Any]) -> LLMConfig:
+    """How a language model is asked to read the rivals; flags that need one are refused without."""
+    from glossator.config import LLMConfig
+
+    given = {name: value for name, value in flags.items() if value is not None}
+    if llm is None and given:
+        raise UsageError(
+            f"--{next(iter(given)).replace('_', '-')}: rules debate without a language model; name one with --llm, or leave it out"
+        )
+    _check_effort(given)
+    return LLMConfig(**given)
 
 
 def _check_effort(given: Mapping[str, Any]) -> None:

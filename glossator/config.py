@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -54,6 +55,16 @@ class HarvestConfig(_Config):
     dense_share: float = Field(default=0.5, gt=0, le=1)
 
 
+class ControlConfig(_Config):
+    """How controls of a dictionary are made: harness/controls.py."""
+
+    tokens: int = Field(default=131_072, ge=256)  # of the corpus that one is trained on, at most
+    steps: int = Field(default=600, ge=1)
+    rows: int = Field(default=1024, ge=16)  # tokens of one step
+    sample: int = Field(default=8192, ge=256)  # tokens on which densities and L0 are matched, and that are held out
+    seed: int = 0
+
+
 class LexicalConfig(_Config):
     """The offline explainer: at most `items` items a rule."""
 
@@ -73,6 +84,18 @@ class OneshotConfig(_Config):
     temperature: float | None = Field(default=None, ge=0, le=2)  # None: the model's own
 
 
+class ContrastiveConfig(OneshotConfig):
+    """`oneshot` with near misses."""
+
+    near: int = Field(default=10, ge=1)  # silent windows that resemble the active ones
+
+
+class LogitsConfig(OneshotConfig):
+    """`oneshot` with the tokens that the feature makes likelier and less likely."""
+
+    tokens: int = Field(default=10, ge=1)  # of each
+
+
 class EditorConfig(_Config):
     """The mechanical edits: at most `texts` measured texts a feature, carriers included."""
 
@@ -82,11 +105,40 @@ class EditorConfig(_Config):
     in_flight: int = Field(default=384, ge=1)  # features that are probed at once, so that batches are full
 
 
+class DebateConfig(_Config):
+    """When a debate is decided, and what it may measure. benchmarks/debate.py shows what these numbers do."""
+
+    budget: int = Field(default=30, ge=1)  # experiments
+    least: int = Field(default=6, ge=1)  # experiments before anybody has won
+    lead: float = Field(default=3.0, gt=0)  # nats over every other hypothesis
+    floor: float = Field(default=0.1, gt=0, lt=0.5)  # share of texts on which a reader is taken to err, at least
+    most_error: float = Field(default=0.1, gt=0, lt=0.5)  # and at most, whatever fits `select`: more excuses rivals that are wrong
+    same_word: float = Field(default=0.5, ge=0, le=1)  # the j-th text that turns on a word counts j^-same_word
+    carriers: int = Field(default=3, ge=1)  # windows that a text is measured in
+    pool: int = Field(default=60, ge=6)  # texts that are proposed
+    pool_read: int = Field(default=36, ge=6)  # texts that are proposed where a language model has to read them
+    in_flight: int = Field(default=192, ge=1)  # debates at once, so that batches are full
+    draws: int = Field(default=500, ge=100)  # bootstrap resamples of documents, for the scores on `test`
+    seed: int = 0
+
+
 class ScoreConfig(_Config):
-    draws: int = Field(default=500, ge=100)  # bootstrap resamples of documents
+    draws: int = Field(default=1000, ge=100)  # bootstrap resamples of documents
     permutations: int = Field(default=24, ge=1)  # mismatched labels tried on each feature
     min_null: int = Field(default=999, ge=99)  # pairs pooled within a density stratum
     q: float = Field(default=0.05, gt=0, lt=1)
+    seed: int = 0
+
+
+class EmbeddingConfig(_Config):
+    """What the scorer `embedding` reads. Windows of background are embedded once for all features."""
+
+    background: int = Field(default=1024, ge=1)  # windows of select, and of test, at most
+    firing: int = Field(default=8, ge=1)  # fewer firing windows than that among them: exemplars take their place
+    cached: int = Field(default=20_000, ge=1)  # embeddings of exemplars in memory, about
+    draws: int = Field(default=1000, ge=100)  # bootstrap weights of documents
+    permutations: int = Field(default=24, ge=1)  # mismatched labels tried on each feature
+    min_null: int = Field(default=999, ge=99)  # pairs pooled within a density stratum
     seed: int = 0
 
 
@@ -105,6 +157,54 @@ class LLMScoreConfig(_Config):
     max_tokens: int = Field(default=512, ge=0)  # of the answer, beside what each window needs
     temperature: float | None = Field(default=None, ge=0, le=2)  # None: the model's own
     draws: int = Field(default=500, ge=100)  # bootstrap resamples of documents
+    nulls: bool = True  # labels of others are read on a feature's windows, too
+    min_null: int = Field(default=999, ge=19)  # pairs pooled within a density stratum, and about as many as are asked
+    mismatched: int = Field(default=40, ge=1)  # labels of others read about one feature at most
+    repeats: int = Field(default=0, ge=0, le=99)  # further draws of every question, with other windows
+    seed: int = 0
+
+
+class BestOfConfig(_Config):
+    """The explainer `best_of`: `n` candidates, of which the one is taken that a reader predicts `select` best with."""
+
+    n: int = Field(default=4, ge=2, le=8)
+    oneshot: OneshotConfig = OneshotConfig()  # asked in turn with the next
+    contrastive: ContrastiveConfig = ContrastiveConfig()
+    by: Literal["detection", "simulation"] = "detection"  # the score that decides
+    reading: LLMScoreConfig = LLMScoreConfig()  # as scoring reads, which then finds the replies in the log
+    together: bool = False  # all candidates at once, as batches want it; else none is asked for after a perfect one
+
+
+class RefineConfig(_Config):
+    """The explainer `refine`: a draft, and up to `rounds` of counterexamples and a new sentence."""
+
+    rounds: int = Field(default=1, ge=1, le=8)
+    draft: OneshotConfig = OneshotConfig()
+    by: Literal["detection", "simulation"] = "detection"  # the score on `select` that decides
+    reading: LLMScoreConfig = LLMScoreConfig()
+    looking: LLMScoreConfig = LLMScoreConfig(firing=8, silent=4, near=8)  # windows of `explain` read in each round
+    experiments: int = Field(default=8, ge=0)  # texts of the editor that are read besides
+    missed: int = Field(default=5, ge=1)  # windows shown in which the draft was wrong, at most
+    false_alarms: int = Field(default=5, ge=1)
+    right: int = Field(default=3, ge=0)  # firing windows shown in which it was right
+
+
+ExplainerConfig = OneshotConfig | ContrastiveConfig | LogitsConfig | BestOfConfig | RefineConfig
+
+
+class ImportConfig(_Config):
+    """Which files of labels were taken into a run file: their names alone."""
+
+    files: tuple[str, ...]
+
+
+class CompareConfig(_Config):
+    """How two label sets are compared on the features that both label."""
+
+    draws: int = Field(default=2000, ge=100)  # bootstrap resamples of features
+    alike: float = Field(
+        default=0.5, gt=0, le=1
+    )  # cosine of decoder directions from which features are resampled together
     seed: int = 0
 
 
@@ -132,7 +232,10 @@ class LLMConfig(_Config):
 
 
 class SubjectConfig(_Config):
-    """A model, what is read in it, and the text. `hooks` beside `dictionaries`; None: where the dictionary itself says."""
+    """A model, what is read in it, and the text. `hooks` beside `dictionaries`; None: where the dictionary itself says.
+
+    A hook that begins with `reinitialised:` is one of the same model with its weights drawn anew.
+    """
 
     model: str  # a folder, a hub name, or `demo`
     model_name: str | None = None  # what to call it, where the folder's name says nothing
@@ -142,16 +245,22 @@ class SubjectConfig(_Config):
 
 
 class Recipe(_Config):
-    """All that a harvest is made from: what a worker, or the one who merges, needs to be told."""
+    """All that a harvest is made from: what a worker, or the one who merges, needs to be told.
+
+    `controls` are still to be made: once they are, they stand among the dictionaries, and none is left here.
+    """
 
     subject: SubjectConfig
     corpus: CorpusConfig = CorpusConfig()
     harvest: HarvestConfig = HarvestConfig()
+    controls: tuple[str, ...] = ()
+    control: ControlConfig = ControlConfig()
 
 
 DEMO_HOOK = "encoder.layer.4"
 TRACING = "GLOSSATOR_TRACING"
 _TRACERS = ("LANGSMITH_TRACING", "LANGSMITH_TRACING_V2", "LANGCHAIN_TRACING", "LANGCHAIN_TRACING_V2")
+CONTROLS = ("random-dictionary", "frozen-decoder", "reinitialised-subject")  # harness/controls.py
 NEAR_BY = ("overlap", "embedding")  # how near misses are found: harness/near_misses.py
 
 
@@ -191,6 +300,16 @@ def check_near_by(kinds: Sequence[str]) -> None:
         raise UsageError(f"near misses by {', '.join(unknown)}: known are {', '.join(NEAR_BY)}")
 
 
+def check_controls(controls: Sequence[str], dictionaries: Sequence[str]) -> None:
+    """Raise UsageError for a control that there is not, and for one that neurons cannot have."""
+    if unknown := [control for control in controls if control not in CONTROLS]:
+        raise UsageError(f"--control {unknown[0]}: known are {', '.join(CONTROLS)}")
+    if "neurons" in dictionaries and (learned := [control for control in controls if control != CONTROLS[2]]):
+        raise UsageError(
+            f"--control {learned[0]}: neurons have no weights to be random or frozen; leave them out, or use --control {CONTROLS[2]} alone"
+        )
+
+
 def harvest_recipe(
     names: tuple[str, Sequence[str], Sequence[str], Sequence[str]],
     *,
@@ -199,14 +318,17 @@ def harvest_recipe(
     device: str,
     workers: int,
     near_by: tuple[str, ...],
+    controls: Sequence[str] = (),
 ) -> Recipe:
     """A recipe from the command line; `names`: model, hooks, dictionaries, corpora. Workers share the cores of the machine."""
     check_near_by(near_by)
+    check_controls(controls, names[2])
     threads = max(1, (os.cpu_count() or 1) // workers) if workers > 1 else None
     return Recipe(
         subject=subject_config(*names),
         corpus=CorpusConfig(tokens=tokens, context_size=context_size),
         harvest=HarvestConfig(device=device, threads=threads, near_by=near_by),
+        controls=tuple(dict.fromkeys(controls)),
     )
 
 

@@ -10,35 +10,35 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from glossator.agents.run import Progress, Run, Say, silent
 from glossator.config import (
+    BestOfConfig,
     EditorConfig,
+    EmbeddingConfig,
+    ExplainerConfig,
     LexicalConfig,
     LLMConfig,
     LLMScoreConfig,
-    OneshotConfig,
     Recipe,
     ScoreConfig,
     elsewhere,
 )
-from glossator.errors import ProviderError, Stopped, UsageError
+from glossator.errors import UsageError
 from glossator.store import records as reading
 from glossator.store.labels import materialise_labels
-from glossator.store.replies import Replies
 from glossator.store.store import Store
 
 if TYPE_CHECKING:
+    from glossator.agents.validity_run import Asked, Validation
     from glossator.harness.harvest import Work
     from glossator.harness.loading import LoadingCheck
-    from glossator.llm.prices import Price
-    from glossator.llm.spec import Spec
+    from glossator.llm.base import LLM
 
 # --------------------------------------------------------------------------- harvest
 
@@ -56,13 +56,14 @@ def harvest(
 ) -> None:
     """Read the corpus through the subject and its dictionaries once, and write what was found. Raises on wrong input, before the pass."""
     from glossator.harness import workers as crew
+    from glossator.harness.controls import set_up_with_controls
     from glossator.harness.harvest import run_missing
     from glossator.harness.parts import parts_in, remove
 
     if engine not in ENGINES:
         raise UsageError(f"--engine {engine}: write one of {', '.join(ENGINES)}")
     with _new(path) as store:
-        work = crew.set_up(recipe, workers=workers)
+        work, recipe = set_up_with_controls(recipe, path, workers, progress, say)
         recipe = recipe.model_copy(update={"harvest": work.config})
         checks = _introduce(work, recipe, say)
         folder = harvest_folder(path)
@@ -89,9 +90,10 @@ def harvest_shard(
 ) -> None:
     """One worker's share of a harvest, as parts beside the run file, which is not opened. `merge` makes one run of all parts."""
     from glossator.harness import workers as crew
+    from glossator.harness.controls import set_up_with_controls
 
     _check_folder(path)
-    work = crew.set_up(recipe, workers=of)
+    work, recipe = set_up_with_controls(recipe, path, of, progress, say)
     _introduce(work, recipe, say)
     if few := crew.too_small(work, of):
         say(f"--shard {number}/{of}: {few}")
@@ -227,58 +229,44 @@ def explain_by_llm(
     run: Run,
     spec: str,
     llm: LLMConfig,
-    config: OneshotConfig,
+    config: ExplainerConfig,
     features: Sequence[int] | None = None,
     *,
+    reader: str | None = None,
     retry_failed: bool = False,
 ) -> str:
-    """Ask a language model about each feature, once. Returns what came of it and what it cost, in words.
+    """Ask a language model about each feature, by the explainer that `config` is of. Returns what came of it and what it cost, in words.
 
+    reader: who reads candidates, where the explainer weighs any; the one that writes if not given. One budget is for both.
     Raises UsageError for a spec or a budget that makes no sense, ProviderError where nobody can answer, Stopped where the
     budget is spent or a batch is waited for; run again to go on.
     """
-    from glossator.agents.oneshot import STAGE, OneshotExplainer, account
-    from glossator.llm.opening import known_price, open_llm
+    from glossator.agents.asking import ask_several
+    from glossator.agents.explainers import explainer
+    from glossator.agents.explaining import ModelExplainer, account, stage_of
+    from glossator.llm.opening import in_batches
     from glossator.llm.spec import parse_spec
 
-    asked = parse_spec(spec)
-    _tell_of_prices(run, asked, llm, known_price(asked, llm))
-    todo = run.chosen(features, STAGE)
+    specs = [spec] if reader is None else [spec, reader]
+    batched = any(in_batches(parse_spec(one)) for one in specs)
+    if isinstance(config, BestOfConfig) and batched:
+        config = config.model_copy(update={"together": True})
+    what = explainer(run, config, "")  # what the run file lacks is said before anybody is asked
+    todo = run.chosen(features, stage_of(what.name))
     tally: Counter[str] = Counter()
-    books = Replies(run.store, time.time())
 
-    async def work() -> None:
-        async with open_llm(spec, books, llm, run.say) as model:
-            with run.stage(STAGE, config, llm) as run_id:
-                in_hand = llm.features_in_hand(batched=asked.batch or asked.provider == "files")
-                explainer = OneshotExplainer(run, model, config, run_id, tally, retry_failed=retry_failed)
-                await explainer.explain(todo, in_hand)
+    async def work(models: Sequence[LLM], in_hand: int) -> None:
+        with run.stage(stage_of(what.name), config, llm) as run_id:
+            asking = ModelExplainer(run, models[0], config, run_id, tally, reader=models[-1], retry_failed=retry_failed)
+            await asking.explain(todo, in_hand)
 
-    try:
-        if todo:
-            asyncio.run(work())
-    except (ProviderError, Stopped, KeyboardInterrupt) as stop:
-        materialise_labels(run.store)
-        if _asked_any(run, tally, books, stop):
-            run.say(account(run, tally, books.session_id))
-        raise
-    materialise_labels(run.store)
-    return account(run, tally, books.session_id)
-
-
-def _tell_of_prices(run: Run, asked: Spec, llm: LLMConfig, price: Price | None) -> None:
-    """A file of prices that has not the model's is a slip of the pen as often as not."""
-    from glossator.llm.prices import listed
-
-    if llm.prices and not listed(asked.provider, asked.name, llm.prices):
-        then = "dollars are unknown" if price is None else "our own price is taken"
-        run.say(f"--prices {llm.prices}: has no price of {asked.provider}:{asked.name}; {then}")
-
-
-def _asked_any(run: Run, tally: Counter[Any], books: Replies, stop: BaseException) -> bool:
-    """Whether there is anything to account for: a run that nobody could answer ends with its one line."""
-    calls = run.store.sql("SELECT count(*) FROM llm_call WHERE session_id = ?", [books.session_id])
-    return not isinstance(stop, ProviderError) or bool(tally.total() or calls[0][0])
+    if todo and what.depth > 1 and batched:
+        run.say(
+            f"{what.name}: up to {what.depth} questions about a feature wait for one another, each in a batch of its own"
+        )
+    return ask_several(
+        run, specs, llm, work if todo else None, tally, lambda session: account(run, tally, session, what.name)
+    )
 
 
 def probe(run: Run, config: EditorConfig, features: Sequence[int] | None = None) -> int:
@@ -295,14 +283,38 @@ def probe(run: Run, config: EditorConfig, features: Sequence[int] | None = None)
 
 def score(run: Run, config: ScoreConfig, features: Sequence[int] | None = None) -> int:
     """Score the labels of features on `test`, against their nulls. Returns how many were dealt with."""
-    from glossator.agents.score import score_all
+    from glossator.agents.score import left_to_score, score_all
 
-    todo = run.chosen(features, "score")
+    todo = left_to_score(run, features)
     if todo:
         with run.stage("score", config) as run_id:
             score_all(run, todo, config, run_id)
         materialise_labels(run.store, config.q)
     return len(todo)
+
+
+def score_by_embedding(
+    run: Run,
+    folder: Path | None,
+    config: EmbeddingConfig,
+    features: Sequence[int] | None = None,
+    *,
+    every: bool = False,
+) -> str:
+    """Score labels by a sentence encoder, the one in `folder` or the extra demo's. Returns what came of it, in words.
+
+    `every`: all explanations of the run with a text. Raises UsageError for an encoder that cannot be used.
+    """
+    from glossator.agents.score_embedding import STAGE, left_to_embed, score_embedding
+    from glossator.harness.embedder import Embedder
+
+    encoder = Embedder(folder)
+    if not (todo := left_to_embed(run, encoder.name, features, every=every)):
+        return f"{run.dictionary}  no label was left for {encoder.name} to read"
+    with run.stage(STAGE, config) as run_id:
+        said = score_embedding(run, encoder, todo, config, run_id, every=every)
+    materialise_labels(run.store)
+    return said
 
 
 def score_by_llm(
@@ -318,39 +330,32 @@ def score_by_llm(
 ) -> str:
     """Ask a language model that reads the labels alone what the features do, and score that. Returns what came of it, in words.
 
-    `every`: all explanations with a text, so that they can be compared; the labels alone otherwise. Raises as `explain_by_llm`.
+    `every`: all explanations with a text, so that they can be compared; the labels alone otherwise. The config says whether
+    they are compared with labels of others, and how often it is all drawn again. Raises as `explain_by_llm`.
     """
-    from glossator.agents.score_llm import LabelScorer, account, left_to_read
-    from glossator.llm.opening import known_price, open_llm
-    from glossator.llm.spec import parse_spec
+    from glossator.agents.asking import ask
+    from glossator.agents.read_labels import Wanted, read_labels
+    from glossator.agents.score_llm import account
     from glossator.scorers.reading import LLMPredictor
 
-    asked = parse_spec(spec)
-    _tell_of_prices(run, asked, llm, known_price(asked, llm))
     run.chosen(features, "score")  # no such feature: said before anybody is asked
     tally: Counter[tuple[str, str]] = Counter()
-    books = Replies(run.store, time.time())
+    wanted = Wanted(scorers, features, every, retry_failed)
 
-    async def work() -> None:
-        async with open_llm(spec, books, llm, run.say) as model:
-            predictor = LLMPredictor(model, run.lexicon.vocabulary, config)
-            if not (todo := left_to_read(run, predictor.predictor, scorers, features, every=every)):
-                return
-            with run.stage("score:llm", config, llm) as run_id:
-                reader = LabelScorer(run, predictor, run_id, tally, every=every, retry_failed=retry_failed)
-                await reader.score(todo, llm.features_in_hand(batched=asked.batch or asked.provider == "files"))
+    async def work(model: LLM, in_hand: int) -> None:
+        await read_labels(run, LLMPredictor(model, run.lexicon.vocabulary, config), wanted, llm, in_hand, tally)
 
-    def said() -> str:
-        materialise_labels(run.store)
-        return account(run, tally, spec, books.session_id)
+    return ask(run, spec, llm, work, tally, lambda session: account(run, tally, spec, session))
 
-    try:
-        asyncio.run(work())
-    except (ProviderError, Stopped, KeyboardInterrupt) as stop:
-        if _asked_any(run, tally, books, stop):
-            run.say(said())
-        raise
-    return said()
+
+def validate(
+    asked: Asked, llm: LLMConfig, embedder: Path | None = None, progress: Progress = silent, say: Say = silent
+) -> Validation:
+    """Can the scores fail? Right and wrong labels of planted features, by every reader. Raises as `explain_by_llm`."""
+    from glossator.agents.validity_run import validate_scores
+    from glossator.harness.embedder import Embedder
+
+    return validate_scores(asked, llm, lambda: Embedder(embedder), progress, say)
 
 
 def label(

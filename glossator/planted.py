@@ -89,7 +89,10 @@ class Nearly:
 class PlantedFeature:
     """One known feature. `activation` maps the tokens [n] of a context to activations [n] >= 0.
 
-    `broader` is active wherever it is and elsewhere too, `narrower` on a part of that.
+    `broader` is active wherever it is and elsewhere too, `narrower` on a part of that. `missing` and `extra` are its
+    description with a clause left out and with one added, where it has clauses. `neighbour` names a feature that shares
+    words or a clause with it, `correlated` one that fires on other tokens of the same windows. `triggers`: words without
+    one of which it is silent; None: not known.
     """
 
     name: str
@@ -98,6 +101,17 @@ class PlantedFeature:
     activation: Activation
     broader: Nearly | None = None
     narrower: Nearly | None = None
+    missing: Nearly | None = None
+    extra: Nearly | None = None
+    neighbour: str | None = None
+    correlated: str | None = None
+    triggers: frozenset[str] | None = None
+
+    @property
+    def almost(self) -> dict[str, Nearly]:
+        """The descriptions of it that are almost true, by what is wrong with them."""
+        found = {name: getattr(self, name) for name in ("broader", "narrower", "missing", "extra")}
+        return {name: one for name, one in found.items() if one is not None}
 
 
 def planted_features() -> tuple[PlantedFeature, ...]:

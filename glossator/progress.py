@@ -33,7 +33,7 @@ def bars(console: Console, *, quiet: bool = False) -> Iterator[Callable[[str, in
 
 def _live(console: Console) -> Iterator[Callable[[str, int, int], None]]:
     columns = (
-        TextColumn("{task.description:>8}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeElapsedColumn(),
+        TextColumn("{task.description:>8}", markup=False), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeElapsedColumn(),
         TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False),
     )  # fmt: skip
     with Progress(*columns, console=console) as progress:

@@ -133,6 +133,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     return [
         ("Model", f"{about['model']}{made_for}"),
         ("Dictionary", f"{about['dictionary']}: {about['n_features']:,} features, {about['architecture']}"),
+        *([("Control", f"{about['control']} of {about['control_of']}")] if about["control"] else []),
         ("Hook", f"{about['hook']}, width {about['d_in']:,}"),
         *(
             ("Corpus", f"{c['corpus']}: {c['documents']:,} documents, {c['tokens']:,} tokens, {c['windows']:,} windows of {WINDOW} tokens "
@@ -193,7 +194,8 @@ def _figures(run: Run, features: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """A histogram and a scatter for each predictor: scores of different predictors share no plot."""
     nulls = run.store.sql(
         "SELECT l.predictor, n.comparison, n.null_mean FROM null_score n JOIN label l USING (explanation_id) WHERE l.dictionary = ? "
-        "AND n.metric = 'simulation' AND n.comparison IN ('permuted', 'neighbour') AND n.null_mean IS NOT NULL", [run.dictionary],
+        "AND n.metric = 'simulation' AND n.predictor = l.predictor AND n.comparison IN ('permuted', 'neighbour') AND n.null_mean IS NOT NULL",
+        [run.dictionary],
     )  # fmt: skip
     lookup = run.store.sql(
         "SELECT l.predictor, s.value FROM score s JOIN label l USING (dictionary, feature) WHERE l.dictionary = ? AND s.split = 'test' "
@@ -319,7 +321,7 @@ def _cards(run: Run, features: list[dict[str, Any]]) -> dict[str, Any]:
 
 _BESIDE = {  # each: feature, then what a card shows; $1 is the dictionary
     "nulls": "SELECT l.feature, n.comparison, n.null_mean, n.p_value, n.q_value, n.difference, n.low, n.high FROM null_score n "
-    "JOIN label l USING (explanation_id) WHERE l.dictionary = $1 AND n.metric = 'simulation' ORDER BY l.feature, n.comparison DESC",
+    "JOIN label l USING (explanation_id, predictor) WHERE l.dictionary = $1 AND n.metric = 'simulation' ORDER BY l.feature, n.comparison DESC",
     "baselines": "SELECT s.feature, s.explainer, s.value, s.low, s.high, s.n FROM score s WHERE s.dictionary = $1 AND s.split = 'test' "
     "AND s.metric = 'simulation' AND starts_with(s.explainer, 'lookup-') AND s.value IS NOT NULL ORDER BY s.feature, s.explainer",
     "counterexamples": "SELECT * EXCLUDE (experiment_id) FROM (SELECT DISTINCT c.feature, c.kind, c.text, c.p_fires, c.fires, c.fired_share, "

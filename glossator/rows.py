@@ -153,6 +153,75 @@ class SetComparisonRow:
 
 
 @dataclass(frozen=True, slots=True)
+class DebateRow:
+    """Two rivals, and what the experiments decided. verdict NULL: undecided, or nothing to decide; `reason` says which."""
+
+    debate_id: str
+    dictionary: str
+    feature: int
+    predictor: str
+    a_id: str
+    a_source: str
+    a_text: str
+    a_program: str | None
+    b_id: str
+    b_source: str
+    b_text: str
+    b_program: str | None
+    verdict: str | None  # A, B, both, overlap, neither
+    sentence: str
+    reason: str | None
+    lead: float | None  # nats over every other hypothesis
+    experiments: int
+    budget: int
+    proposed: int
+    error: float
+    same: str  # JSON: hypotheses that were no others, and which they were the same as
+    metric: str | None
+    a_score: float | None
+    b_score: float | None
+    winner_score: float | None
+    difference: float | None  # the winner's over the better loser's, on test
+    low: float | None
+    high: float | None
+    reversal: bool | None
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class DebateTurnRow:
+    """An experiment and what was said of it, or a closing word (experiment_id NULL). p_*: sealed; log_*: after it."""
+
+    debate_id: str
+    number: int
+    experiment_id: str | None
+    proposer: str | None
+    kind: str
+    word: str | None
+    text: str | None
+    p_a: float | None
+    p_b: float | None
+    p_both: float | None
+    p_overlap: float | None
+    p_neither: float | None
+    fired: bool | None
+    fired_share: float | None
+    vote: float | None
+    gain: float | None  # nats that it was expected to tell
+    log_a: float | None
+    log_b: float | None
+    log_both: float | None
+    log_overlap: float | None
+    log_neither: float | None
+    leader: str | None
+    lead: float | None
+    speaker: str | None
+    statement: str | None
+    unsupported: Sequence[str]  # ids and numbers in the statement that the evidence does not bear out
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class FailureRow:
     dictionary: str
     feature: int | None
@@ -259,6 +328,8 @@ Row = (
     | RepeatScoreRow
     | RatingRow
     | SetComparisonRow
+    | DebateRow
+    | DebateTurnRow
     | FailureRow
     | StatusRow
     | PromptRow

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from glossator.store.records import check_features
-from glossator.types import PAD, FeatureRecord, Sample, Split, Vocabulary
+from glossator.types import PAD, FeatureRecord, Sample, Split, Vocabulary, visible
 
 if TYPE_CHECKING:
     from glossator.agents.run import Run
@@ -29,10 +29,10 @@ def card(run: Run, feature: int) -> RenderableType:
         "SELECT * FROM label WHERE dictionary = ? AND feature = ?", [run.dictionary, feature]
     ).to_pylist()
     row: dict[str, Any] = about[0] if about else {}
-    label = row.get("label") or "(no label)"
+    label = visible(row.get("label") or "(no label)")
     parts: list[RenderableType] = [
         Text.assemble((f"{run.dictionary} feature {run.name(feature)}", "bold"), "  ", (label, "bold cyan")),
-        Text(f"status {row.get('status')}" + (f": {row['reason']}" if row.get("reason") else ""), style="dim"),
+        Text(f"status {row.get('status')}" + (f": {visible(row['reason'])}" if row.get("reason") else ""), style="dim"),
         Text(
             f"density {record.density:.4%}   threshold {record.threshold:.3g}   maximum {record.max_activation:.3g}   "
             f"active windows {record.active('explain')}/{record.active('select')}/{record.active('test')} (explain/select/test)"
@@ -67,7 +67,9 @@ def _explanations(run: Run, feature: int, chosen: str | None) -> RenderableType:
     for name in ("", "explainer", "model", "text"):
         table.add_column(name, overflow="fold")
     for identity, explainer, model, text in rows:
-        table.add_row("*" if identity == chosen else "", Text(explainer), Text(model or ""), Text(text))
+        table.add_row(
+            "*" if identity == chosen else "", Text(visible(explainer)), Text(visible(model or "")), Text(visible(text))
+        )
     return table
 
 
@@ -90,14 +92,15 @@ def _scores(run: Run, explanation_id: str | None) -> RenderableType:
             str(n),
             split,
         )
-    for comparison, null_mean, p, difference in run.store.sql(
-        "SELECT comparison, null_mean, p_value, difference FROM null_score WHERE explanation_id = ? ORDER BY comparison",
+    for metric, predictor, comparison, null_mean, p, difference in run.store.sql(
+        "SELECT metric, predictor, comparison, null_mean, p_value, difference FROM null_score WHERE explanation_id = ? "
+        "ORDER BY metric, predictor, comparison",
         [explanation_id],
     ):
         said = f"null mean {null_mean:.2f}" if null_mean is not None else ""
         table.add_row(
-            f"  vs {comparison}",
-            "",
+            f"  {metric} vs {comparison}",
+            Text(predictor or ""),
             "" if difference is None else f"{difference:+.2f}",
             said + (f", p {p:.2g}" if p is not None else ""),
         )
@@ -129,7 +132,7 @@ def coloured(ids: Sequence[int], values: Sequence[float], maximum: float, vocabu
         if vocabulary.starts_word[token] and len(text):
             text.append(" ")
         shade = 0 if value <= 0 else min(len(_SHADES) - 1, 1 + int(4.999 * value / max(maximum, 1e-9)))
-        text.append(piece, style=_SHADES[shade])
+        text.append(visible(piece), style=_SHADES[shade])
     return text
 
 
@@ -148,7 +151,15 @@ def experiments(run: Run, feature: int) -> RenderableType:
     for kind, p, share, maximum, edit, text in rows:
         style = "" if (p >= 0.5) == (share > 0.5) else "yellow"
         what = ", ".join(f"{k} {v}" for k, v in json.loads(edit).items())
-        table.add_row(kind, f"{p:.2f}", f"{share:.0%}", f"{maximum:.2f}", Text(what), Text(text[:160]), style=style)
+        table.add_row(
+            kind,
+            f"{p:.2f}",
+            f"{share:.0%}",
+            f"{maximum:.2f}",
+            Text(visible(what)),
+            Text(visible(text[:160])),
+            style=style,
+        )
     return table
 
 
@@ -178,6 +189,10 @@ def inspection(run: Run, text: str, limit: int) -> RenderableType:
         where = coloured(ids, acts[:, feature].tolist(), float(peak[feature]), run.lexicon.vocabulary)
         at = run.lexicon.vocabulary.name(ids[int(acts[:, feature].argmax())])
         table.add_row(
-            run.name(feature), f"{peak[feature] / maximum:.0%}", Text(at), Text(label or f"({status})"), where
+            run.name(feature),
+            f"{peak[feature] / maximum:.0%}",
+            Text(visible(at)),
+            Text(visible(label or f"({status})")),
+            where,
         )
     return table

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -33,6 +34,21 @@ def content_id(*parts: object) -> str:
     """16 hex digits that depend on the parts alone: the id of a row."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
+def visible(text: str, kept: str = "") -> str:
+    """What can be printed, or is `kept`, as it is; other spaces as a space; all else (controls, marks of direction) as its escape."""
+    if text.isprintable():
+        return text
+    return "".join(c if c in kept else _visible(c) for c in text)
+
+
+def _visible(character: str) -> str:
+    if character.isprintable():
+        return character
+    if unicodedata.category(character) == "Zs":
+        return " "
+    return character.encode("unicode_escape").decode("ascii")
 
 
 @dataclass(frozen=True, slots=True, order=True)

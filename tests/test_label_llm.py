@@ -1,4 +1,4 @@
-"""`glossator label --explainer oneshot`, as users run it: a child process, a server on loopback, kills, stops, wrong flags."""
+"""`glossator label` with a language model, as users run it: a child process, a server on loopback, kills, stops, wrong flags."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from glossator.harness.tables import harvest_tables
 from glossator.llm.oracle import OracleLLM
 from glossator.planted import planted_features
 from glossator.prompts.oneshot import Answer
+from glossator.prompts.texts import fixed_text
 from glossator.store.labels import materialise_labels
 from glossator.store.store import Store
 from glossator.types import Message, Request
@@ -32,9 +33,11 @@ from tests.mini import GLOSSATOR
 
 KEY = "sk-this-must-never-be-seen-1234567890"
 TRUTHS = [(i, f"Fires on {f.description}.", "labelled") for i, f in enumerate(planted_features())]
+PURPOSES = {fixed_text(t): f"explain:{t}" for t in ("oneshot", "contrastive", "refine")} | {fixed_text("detect"): "score:detection"}  # fmt: skip
 ROWS = (
     "SELECT * EXCLUDE (run_id) FROM explanation ORDER BY ALL",
     "SELECT * EXCLUDE (run_id) FROM stage ORDER BY ALL",
+    "SELECT * EXCLUDE (run_id) FROM score ORDER BY ALL",
     "SELECT * EXCLUDE (seconds, asked_at, session_id) FROM llm_call ORDER BY ALL",
     "FROM labels",
     "FROM prompt",
@@ -47,6 +50,7 @@ class Server:
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.keys: set[str] = set()
+        self.models: list[str] = []
         self.delay, self.status = 0.0, 200
         self.oracle = OracleLLM()
         server = self
@@ -58,6 +62,7 @@ class Server:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 server.keys.add(self.headers["Authorization"])
                 server.asked.append(body["messages"][-1]["content"])
+                server.models.append(body["model"])
                 time.sleep(server.delay)
                 content = json.dumps(server.reply(body)).encode()
                 self.send_response(server.status)
@@ -76,7 +81,7 @@ class Server:
         if self.status != 200:
             return {"error": {"message": f"no, {KEY}", "code": "model_not_found"}}
         messages = tuple(Message(m["role"], m["content"]) for m in body["messages"])
-        said = self.oracle._answer(Request("explain:oneshot", messages, Answer, 99))
+        said = self.oracle._answer(Request(PURPOSES[messages[0].text], messages, Answer, 99))
         usage = {"prompt_tokens": sum(len(m.text) for m in messages) // 4, "completion_tokens": len(said) // 4 + 1}
         return {"model": "tiny", "choices": [{"message": {"role": "assistant", "content": said}}], "usage": usage}
 
@@ -190,6 +195,31 @@ def test_killed_in_the_middle_and_run_again_the_rows_are_the_same_and_no_logged_
     assert rows(path) == rows(undisturbed)
 
 
+def test_refine_with_another_reader_killed_and_run_again_ends_the_same_and_pays_for_nothing_twice(
+    path: Path, server: Server, tmp_path: Path
+) -> None:
+    server.oracle = OracleLLM(error_rate=0.4, bias="broad", seed=2)
+    more = ["--explainer", "refine:2", "--features", "0,4,8", "--reader", server.spec.replace("tiny", "other")]
+    undisturbed = tmp_path / "undisturbed.duckdb"
+    undisturbed.write_bytes(path.read_bytes())
+    code, said, complained = label(undisturbed, server, *more)
+    assert code == 0 and "3 labelled, 0 abstained, 0 failed" in said, complained
+    n = len(server.asked)
+    assert n == len(set(server.asked)) and set(server.models) == {"tiny", "other"}
+    server.asked.clear()
+    server.delay = 0.1
+    stopped = label(path, server, "--concurrency", 1, *more, when=lambda: len(server.asked) > 1, how=signal.SIGKILL)
+    assert stopped[0] == -signal.SIGKILL
+    known = logged(path)
+    assert known and len(known) < n
+    server.asked.clear()
+    server.delay = 0.0
+    assert label(path, server, *more)[0] == 0
+    assert not known & set(server.asked) and len(server.asked) == n - len(known)
+    assert rows(path) == rows(undisturbed)
+    assert KEY.encode() not in path.read_bytes()
+
+
 def test_ctrl_c_exits_with_3_and_keeps_what_was_logged(path: Path, server: Server) -> None:
     server.delay = 0.15
     code, _, complained = label(path, server, "--concurrency", 2, when=lambda: len(server.asked) > 4, how=signal.SIGINT)
@@ -230,7 +260,18 @@ def test_a_model_that_does_not_exist_is_one_line_without_the_key(path: Path, ser
         (["--llm", "openai:gpt-5-mini"], 2, ["--llm", "lexical", "--explainer oneshot"]),
         (["--budget-usd", "5"], 2, ["--budget-usd", "lexical"]),
         (["--retry-failed"], 2, ["--retry-failed", "lexical"]),
-        (["--explainer", "psychic", "--llm", "openai:x"], 2, ["psychic", "lexical and oneshot"]),
+        (["--explainer", "psychic", "--llm", "openai:x"], 2, ["psychic", "lexical, oneshot, contrastive, logits, best_of:N, refine:K"]),
+        (["--explainer", "best_of:1", "--llm", "openai:x"], 2, ["--explainer best_of:1", "2 to 8 candidates"]),
+        (["--explainer", "best_of:9", "--llm", "openai:x"], 2, ["--explainer best_of:9", "2 to 8 candidates"]),
+        (["--explainer", "refine:0", "--llm", "openai:x"], 2, ["--explainer refine:0", "1 to 8 rounds"]),
+        (["--explainer", "refine:", "--llm", "openai:x"], 2, ["--explainer refine:", "1 to 8 rounds"]),
+        (["--explainer", "oneshot:2", "--llm", "openai:x"], 2, ["--explainer oneshot:2", "best_of:N"]),
+        (["--explainer", "refine:2"], 2, ["--explainer refine:2", "--llm"]),
+        (["--explainer", "logits", "--llm", "openai:x"], 2, ["--explainer logits", "planted", "causal"]),
+        (["--reader", "openai:x"], 2, ["--reader", "lexical"]),
+        (["--explainer", "contrastive", "--llm", "openai:x", "--reader", "openai:y"], 2, ["--reader", "contrastive", "best_of:N"]),
+        (["--explainer", "refine", "--llm", "openai:x", "--reader", "gpt-5"], 2, ["--reader gpt-5", "openai:NAME"]),
+        (["--explainer", "refine", "--llm", "openai:gpt-6-luna", "--reader", "openai:nobody", "--budget-usd", "5"], 2, ["--budget-usd", "nobody"]),
         (["--explainer", "oneshot", "--llm", "gpt-5"], 2, ["--llm gpt-5", "openai:NAME"]),
         (["--explainer", "oneshot", "--llm", "openai:gpt-5-mini"], 1, ["OPENAI_API_KEY"]),
         (["--explainer", "oneshot", "--llm", "openai:nobody-knows", "--budget-usd", "5"], 2, ["--budget-usd", "--prices"]),

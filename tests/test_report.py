@@ -98,7 +98,7 @@ def labelled(feature: int, text: str, value: float) -> list[Any]:
         rows.append(row_types.ExperimentRow(this, NAME, feature, "test:0", "test", "swap", "{}", None, edited, "r"))
         rows.append(row_types.PredictionRow(this, me, "rule", p, [1], 0.0))
         rows.append(
-            row_types.MeasurementRow(this, NAME, feature, 0, "t", ["t"], [3.0], 3.0 if fires else 0.5, fires, 1.0)
+            row_types.MeasurementRow(this, NAME, feature, 0, "t", ["t"], [3.0], 3.0 if fires else 0.0, fires, 1.0)
         )
     return rows
 

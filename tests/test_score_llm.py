@@ -85,13 +85,43 @@ def test_a_budget_that_ends_in_the_middle_exits_with_3_and_goes_on_when_it_is_ra
 ) -> None:  # fmt: skip
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     label(path)
-    assert score(path, "--llm", server.spec, "--scorer", "detection", "--budget-tokens", 20_000) == 3
+    flags = ["--llm", server.spec, "--scorer", "detection"]
+    assert score(path, *flags, "--no-nulls", "--budget-tokens", 20_000) == 3
     assert "budget is spent" in capsys.readouterr().err
     done = len(server.asked)
     assert 0 < done < 24
-    assert score(path, "--llm", server.spec, "--scorer", "detection", "--budget-tokens", 10_000_000) == 0
+    assert score(path, *flags, "--no-nulls", "--budget-tokens", 10_000_000) == 0
     assert len(server.asked) == len(set(server.asked)) == 24
     assert read(path, "SELECT count(value) FROM score WHERE metric = 'detection'") == [(24,)]
+    assert read(path, "SELECT count(*) FROM null_score") == [(0,)]
+
+
+def test_comparisons_are_foretold_made_up_for_later_and_shown(
+    path: Path, server: Reader, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,  # noqa: F811
+) -> None:  # fmt: skip
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    label(path)
+    flags = ["--llm", server.spec, "--scorer", "detection"]
+    assert score(path, *flags, "--no-nulls") == 0
+    assert "comparisons" not in capsys.readouterr().err
+    assert score(path, *flags, "--repeats", 1) == 0
+    said = capsys.readouterr()
+    assert "up to 24 questions more, 12 with labels of other features and 12 with the neighbour's" in said.err
+    assert "p_vs_permuted will be NULL: it takes 999 pairs" in said.err
+    assert "detection beside other labels by" in said.out and "12 compared" in said.out
+    asked = len(server.asked)
+    assert 24 + 12 < asked <= 24 + 12 + 24  # of comparisons and repeats alone; some neighbours are also tried at random
+    rows = read(
+        path, "SELECT comparison, count(*), count(null_mean), count(p_value) FROM null_score GROUP BY ALL ORDER BY 1"
+    )
+    assert rows == [("neighbour", 12, 12, 12), ("permuted", 12, 12, 0)]
+    board = read(
+        path,
+        "SELECT n, p_permuted_share, p_neighbour_share > 0.5, repeat_sd FROM scoreboard WHERE metric = 'detection'",
+    )
+    assert board == [(12, None, True, 0.0)]  # an oracle without errors says the same of all windows
+    assert score(path, *flags, "--repeats", 1) == 0 and len(server.asked) == asked
+    assert score(path, *flags, "--repeats", 1, "--features", "0-11") == 0 and len(server.asked) == asked
 
 
 @pytest.mark.parametrize(
@@ -101,6 +131,9 @@ def test_a_budget_that_ends_in_the_middle_exits_with_3_and_goes_on_when_it_is_ra
         (["--budget-usd", "5"], 2, ["--budget-usd", "--llm"]),
         (["--every"], 2, ["--every", "--llm"]),
         (["--retry-failed"], 2, ["--retry-failed", "--llm"]),
+        (["--repeats", "2"], 2, ["--repeats 2", "no noise but the sample of text", "--llm"]),
+        (["--no-nulls"], 2, ["--no-nulls", "--llm"]),
+        (["--llm", "openai:m", "--labels", "x.csv", "--nulls"], 2, ["--nulls", "leave it out"]),
         (["--llm", "openai:x", "--scorer", "psychic"], 2, ["psychic", "simulation, detection, fuzzing"]),
         (["--llm", "openai:m", "--effort", "hard"], 2, ["--effort hard", "low, medium, high"]),
         (["--llm", "gpt-5"], 2, ["--llm gpt-5", "openai:NAME"]),

@@ -43,6 +43,13 @@ def test_every_kind_of_value_is_shown(form: str, tmp_path: Path, capsys: pytest.
     assert all(value in said for value in ("3 days", "ab", "3.5", "2020-01-02", "7", "i_1"))
 
 
+def test_what_a_terminal_would_obey_is_shown_as_an_escape(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Store(tmp_path / "run.duckdb").close()
+    code, said, complained = told(capsys, "sql", tmp_path / "run.duckdb", "SELECT chr(27) || '[2J' || 'x' AS text")
+    assert code == 0, complained
+    assert "\x1b" not in said and "\\x1b[2Jx" in said
+
+
 def test_errors_are_shown_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ":smile: [red]" in told(capsys, "sql", tmp_path / ":smile: [red].duckdb", "FROM labels")[2]
 

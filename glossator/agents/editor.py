@@ -82,7 +82,7 @@ class Edit:
 
 
 @dataclass(frozen=True)
-class _Base:
+class Base:
     """A firing window: its tokens [n], where it peaks, its id."""
 
     ids: tuple[int, ...]
@@ -139,16 +139,16 @@ class Editor:
 
     # ------------------------------------------------------------------ edits
 
-    async def _bisect(self, run: _Run, base: _Base, budget: int) -> tuple[tuple[int, int], int]:
+    async def _bisect(self, run: _Run, base: Base, budget: int) -> tuple[tuple[int, int], int]:
         """The smallest radius around the peak that fires; the whole window if none of those tried does."""
         for used, radius in enumerate(_RADII[:budget], 1):
-            begin, end = self._span(base, radius)
+            begin, end = self.span(base, radius)
             text = self.vocabulary.join(base.ids[begin:end])
             if await run.experiment(Edit("bisect", (text,), {"radius": radius, "tokens": end - begin}, base.window_id)):
                 return (begin, end), used
         return (0, len(base.ids)), min(budget, len(_RADII))
 
-    def _span(self, base: _Base, radius: int) -> tuple[int, int]:
+    def span(self, base: Base, radius: int) -> tuple[int, int]:
         """Whole words only: a continuation without its beginning would be another token."""
         begin = max(0, base.peak - radius)
         end = min(len(base.ids), base.peak + 1 + (0 if self.causal else radius))
@@ -158,7 +158,7 @@ class Editor:
             end += 1
         return begin, end
 
-    def _transplant(self, record: FeatureRecord, base: _Base, span: tuple[int, int], split: Split) -> Edit | None:
+    def _transplant(self, record: FeatureRecord, base: Base, span: tuple[int, int], split: Split) -> Edit | None:
         pool = record.background[split]
         silent = np.flatnonzero(~(pool.activations > 0).any(1) & pool.windows.mask.all(1))
         if len(silent) < self.config.carriers or span[1] - span[0] >= WINDOW // 2:
@@ -175,7 +175,7 @@ class Editor:
             texts.append(self.vocabulary.join([*ids[: span[0]], *piece, *ids[span[1] :]]))
         return Edit("transplant", tuple(texts), {"span": self.vocabulary.join(piece)}, base.window_id)
 
-    def _swap(self, record: FeatureRecord, bases: Sequence[_Base]) -> Edit | None:
+    def _swap(self, record: FeatureRecord, bases: Sequence[Base]) -> Edit | None:
         peak = bases[0].ids[bases[0].peak]
         near = self.neighbours[peak]
         near = near[near >= 0]
@@ -199,11 +199,11 @@ class Editor:
             bases[0].window_id,
         )
 
-    def _delete(self, record: FeatureRecord, bases: Sequence[_Base]) -> Edit | None:
+    def _delete(self, record: FeatureRecord, bases: Sequence[Base]) -> Edit | None:
         """The peak's word left out; in as many windows as have something else."""
         texts = []
         for base in bases:
-            begin, end = self._span(base, 0)
+            begin, end = self.span(base, 0)
             texts.append(self.vocabulary.join([*base.ids[:begin], *base.ids[end:]]))
         return Edit("delete", tuple(texts), {}, bases[0].window_id) if all(texts) else None
 
@@ -221,11 +221,16 @@ class Editor:
         near = int(self.neighbours[token][0])
         return near if near >= 0 else token
 
-    def _context(self, record: FeatureRecord, bases: Sequence[_Base]) -> Edit | None:
+    def _context(self, record: FeatureRecord, bases: Sequence[Base]) -> Edit | None:
         """One of cut_left, cut_right and case, in turn over the features; those that change nothing do not apply."""
+        usable = self._around(bases)
+        return usable[record.feature.index // 2 % len(usable)] if usable else None
+
+    def _around(self, bases: Sequence[Base]) -> list[Edit]:
+        """What can be changed around the peaks: cut_left, cut_right, case."""
         choices: dict[str, list[str]] = {"cut_left": [], "cut_right": [], "case": []}
         for base in bases:
-            begin, end = self._span(base, 0)
+            begin, end = self.span(base, 0)
             choices["cut_left"].append(self.vocabulary.join(base.ids[begin:]))
             choices["cut_right"].append(self.vocabulary.join(base.ids[:end]))
             choices["case"].append(self.vocabulary.join(base.ids).swapcase())
@@ -233,10 +238,14 @@ class Editor:
             del choices["cut_right"]  # what comes later cannot matter
         plain = self.measurer.tokenize([self.vocabulary.join(b.ids) for b in bases])
         usable = [kind for kind, texts in choices.items() if self.measurer.tokenize(texts) != plain]
-        if not usable:
-            return None
-        kind = usable[record.feature.index // 2 % len(usable)]
-        return Edit(kind, tuple(choices[kind]), {}, bases[0].window_id)
+        return [Edit(kind, tuple(choices[kind]), {}, bases[0].window_id) for kind in usable]
+
+    def edits(self, record: FeatureRecord, bases: Sequence[Base], split: Split) -> list[Edit]:
+        """Every label-blind edit of some windows, each in as many carriers; nothing is measured."""
+        near, wide = self.span(bases[0], 0), self.span(bases[0], 1)
+        found = [self._transplant(record, bases[0], span, split) for span in dict.fromkeys((near, wide))]
+        found += [self._swap(record, bases), self._delete(record, bases), *self._around(bases)]
+        return [edit for edit in found if edit is not None]
 
 
 class _Run:
@@ -319,7 +328,7 @@ def p_majority(each: Sequence[float]) -> float:
     return float(fired[len(each) // 2 + 1 :].sum())
 
 
-def firing_windows(record: FeatureRecord, split: Split, size: int) -> list[_Base]:
+def firing_windows(record: FeatureRecord, split: Split, size: int) -> list[Base]:
     """Up to `size` firing windows of the uniform sample (else of the top), most frequent peak token first, by document."""
     sample = record.exemplars[split]
     maximum = sample.activations.max(1, initial=0)
@@ -339,7 +348,7 @@ def firing_windows(record: FeatureRecord, split: Split, size: int) -> list[_Base
     for i in chosen:
         ids = sample.windows.ids[i, sample.windows.scored]
         kept = ids[ids != PAD]
-        out.append(_Base(tuple(int(t) for t in kept), int(peaks[i]), int(sample.windows.window_id[i])))
+        out.append(Base(tuple(int(t) for t in kept), int(peaks[i]), int(sample.windows.window_id[i])))
     return out
 
 

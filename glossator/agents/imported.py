@@ -74,7 +74,11 @@ class Imported:
     @property
     def said(self) -> str:
         """The report, a line for each set."""
-        lines = [f"{self.path}: {len(self.explanations):,} labels read as {self.form}, {UNKNOWN_EXPOSURE}"]
+        n_features = len({(one.dictionary, one.feature) for one in self.explanations})
+        lines = [
+            f"{clean(str(self.path))}: {len(self.explanations):,} labels of {n_features:,} features read as {self.form}; "
+            f"{UNKNOWN_EXPOSURE}: their explainer may have seen the split test"
+        ]
         if self.empty:
             lines[0] += f"; {self.empty:,} rows without a label"
         if self.repeated:

@@ -17,7 +17,7 @@ from glossator.errors import UsageError
 from glossator.scorers.rule import Lexicon
 from glossator.store import records as reading
 from glossator.store.store import Store
-from glossator.types import FeatureRecord, Ints, Split, content_id, feature_name
+from glossator.types import FeatureRecord, Floats, Ints, Split, content_id, feature_name
 
 if TYPE_CHECKING:
     from glossator.harness.dictionary import Dictionary
@@ -85,6 +85,22 @@ class Run:
         return reading.records(self.store, self.dictionary, features, self.behind)
 
     @cached_property
+    def thresholds(self) -> Floats:
+        """[n_features] from which activation on each fires."""
+        rows = self.store.sql("SELECT feature, threshold FROM feature WHERE dictionary = ?", [self.dictionary])
+        out = np.full(max((feature for feature, _ in rows), default=-1) + 1, np.inf)
+        for feature, threshold in rows:
+            out[feature] = np.inf if threshold is None else threshold
+        return out
+
+    def neighbours_fire(self, record: FeatureRecord, split: Split) -> Ints:
+        """[background windows of the split]: 2 where the nearest decoder direction fires, 1 where another near one does, else 0."""
+        nearest, some = (
+            self.behind[split].fires(chosen, self.thresholds) for chosen in (record.neighbours[:1], record.neighbours)
+        )
+        return np.where(nearest, 2, some.astype(np.int8))
+
+    @cached_property
     def identity(self) -> dict[str, Any]:
         """Subject and dictionary, as the harvest stored them."""
         found: dict[str, Any] = json.loads(
@@ -94,18 +110,24 @@ class Run:
 
     def model(self) -> tuple[Subject, Dictionary]:
         """Load subject and dictionary again; they must be the ones that were harvested."""
+        from glossator.harness.controls import beside
         from glossator.harness.loading import load_model
+        from glossator.harness.reinitialised import read_by
 
         if self._model is not None:
             return self._model
         stored, source = self.identity["subject"], self.identity["dictionary"]["source"]
-        (hook,) = self.store.sql("SELECT hook FROM dictionary WHERE dictionary = ?", [self.dictionary])[0]
+        hook, control = self.store.sql("SELECT hook, control FROM dictionary WHERE dictionary = ?", [self.dictionary])[
+            0
+        ]
+        if control is not None:
+            source = beside(self.store.path, source)
         what = SubjectConfig(
             model=stored["path"], model_name=stored["model"], dictionaries=(source,), hooks=(hook,), corpus=()
         )
         subject, (dictionary,) = load_model(what, stored["context_size"], "cpu")
         if (
-            not subject.has_weights(stored["weights"])
+            not read_by(subject, hook).has_weights(stored["weights"])
             or dictionary.identity()["weights"] != self.identity["dictionary"]["weights"]
         ):
             raise UsageError(

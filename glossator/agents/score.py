@@ -7,23 +7,25 @@ same whether one feature is scored or all are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from glossator.agents.explain import failure_rows
+from glossator.agents.families import correct
 from glossator.agents.lexical import lookup, strengths_of_lookup
 from glossator.agents.probe import labelled_programs
 from glossator.agents.run import Run
 from glossator.config import ScoreConfig
 from glossator.rows import NullScoreRow, Row, ScoreRow, StatusRow
 from glossator.scorers.adversarial import Outcome, adversarial, base_rates
-from glossator.scorers.comparisons import benjamini_hochberg, density_strata, partners, permutation_p
+from glossator.scorers.comparisons import density_strata, partners, permutation_p
+from glossator.scorers.rates import Draws, draw
 from glossator.scorers.rule import Rule
-from glossator.scorers.scoring import Candidate, FeatureScorer, finite, score_row
-from glossator.types import FeatureRecord, Floats, content_id
+from glossator.scorers.scoring import RATE_METRICS, Candidate, FeatureScorer, finite, rate_rows, score_row
+from glossator.types import FeatureRecord, Floats, Split, content_id
 
 
 @dataclass
@@ -32,6 +34,20 @@ class _Found:
     nulls: list[NullScoreRow]
     value: float
     permuted: Floats
+
+
+def left_to_score(run: Run, features: Sequence[int] | None) -> list[int]:
+    """The features asked for; else those that wait, and those whose label is a rule that lacks scores of this version."""
+    todo = run.chosen(features, "score")
+    if features is None:
+        rows = run.store.sql(
+            "SELECT DISTINCT l.feature FROM label l JOIN explanation e USING (explanation_id) WHERE l.dictionary = ? "
+            "AND e.program IS NOT NULL AND l.status <> 'rare' AND NOT EXISTS (SELECT 1 FROM score s "
+            "WHERE s.explanation_id = e.explanation_id AND s.predictor = 'rule' AND s.metric = ? AND s.split = 'test')",
+            [run.dictionary, RATE_METRICS[0]],
+        )
+        todo = sorted({*todo, *(feature for (feature,) in rows)})
+    return todo
 
 
 def score_all(run: Run, features: Sequence[int], config: ScoreConfig, run_id: str) -> None:
@@ -50,7 +66,7 @@ def score_all(run: Run, features: Sequence[int], config: ScoreConfig, run_id: st
     stratum = dict(zip(order, strata.tolist(), strict=True))
     found = _score(run, todo, rules, nulls, config, run_id, rows)
     lent = {}
-    for record in run.records(_lenders(list(found), stratum, nulls, config)):
+    for record in run.records(lenders(list(found), stratum, nulls, config.min_null)):
         scorer = FeatureScorer(record, config, run_id)
         lent[record.feature.index] = np.asarray(scorer.null_values([r.strengths for r in nulls[record.feature.index]]))
     rows += _comparisons(run, found, lent, rules, stratum, config, run_id)
@@ -72,12 +88,15 @@ def _score(
     outcomes = _outcomes(run, {c.explanation_id for c in rules.values()})
     rates = base_rates([o for mine in outcomes.values() for o in mine])
     found: dict[int, _Found] = {}
+    draws = split_draws(run, "test", config.draws, config.seed)
     run.progress("score", 0, len(todo))
     for done, record in enumerate(run.records(todo), 1):
         index = record.feature.index
         try:
             neighbour = next((rules[n] for n in record.neighbours if n in rules), None)
             one = _score_one(run, record, rules[index], nulls[index], neighbour, config, run_id)
+            rivals = run.neighbours_fire(record, "test")
+            one.rows += rate_rows(record, rules[index], draws, rivals, run_id)
             who = (rules[index].explanation_id, rules[index].explainer)
             if outcomes.get(who[0]):
                 one.rows.append(score_row(record, who, "adversarial", adversarial(outcomes[who[0]], rates), run_id))
@@ -89,13 +108,19 @@ def _score(
     return found
 
 
-def _lenders(
-    scored: Sequence[int], stratum: dict[int, int], nulls: dict[int, list[Rule]], config: ScoreConfig
+def split_draws(run: Run, split: Split, draws: int, seed: int) -> Draws:
+    """Weights of the documents of a split of which anything is kept, for all features alike."""
+    found = run.store.sql("SELECT DISTINCT document FROM text_window WHERE split = ? ORDER BY document", [split])
+    return draw(np.asarray([document for (document,) in found], np.int32), draws, seed)
+
+
+def lenders(
+    scored: Sequence[int], stratum: Mapping[int, int], nulls: Mapping[int, Sequence[object]], min_null: int
 ) -> list[int]:
     """Other features of the same strata whose mismatched pairs fill the pools to `min_null`."""
     lenders: list[int] = []
     for group in sorted({stratum[f] for f in scored}):
-        lacking = config.min_null - sum(len(nulls[f]) for f in scored if stratum[f] == group)
+        lacking = min_null - sum(len(nulls[f]) for f in scored if stratum[f] == group)
         for other in sorted(
             (f for f in stratum if stratum[f] == group and f not in set(scored)), key=lambda f: content_id(f)
         ):
@@ -122,7 +147,7 @@ def _outcomes(run: Run, explanations: set[str]) -> dict[str, list[Outcome]]:
     """Sealed predictions with what came of them, by explanation; of labels alone, so that a feature is not its own rival."""
     rows = run.store.sql(
         "SELECT p.explanation_id, e.feature, e.kind, p.p_fires, o.fires FROM prediction p JOIN experiment e USING (experiment_id) "
-        "JOIN outcome o USING (experiment_id) WHERE e.dictionary = ? AND e.split = 'test' AND p.predictor = 'rule' ORDER BY ALL",
+        "JOIN outcome o USING (experiment_id) WHERE e.dictionary = ? AND e.split = 'test' AND p.predictor = 'rule' AND NOT o.weak ORDER BY ALL",
         [run.dictionary],
     )
     found: dict[str, list[Outcome]] = {}
@@ -193,24 +218,10 @@ def _replace(run: Run, features: Sequence[int], rows: Sequence[Row]) -> None:
     chosen = [run.dictionary, list(features)]
 
     def forget(connection: Any) -> None:
-        for table, which in (("score", "AND split = 'test' AND predictor = 'rule'"), ("null_score", "")):
+        for table, which in (("score", "AND split = 'test'"), ("null_score", "")):
             connection.execute(
-                f"DELETE FROM {table} WHERE dictionary = ? AND feature IN (SELECT unnest(?::INTEGER[])) {which}", chosen
+                f"DELETE FROM {table} WHERE dictionary = ? AND feature IN (SELECT unnest(?::INTEGER[])) AND predictor = 'rule' {which}",
+                chosen,
             )
 
-    def correct(connection: Any) -> None:
-        for comparison in ("permuted", "neighbour"):
-            found = connection.execute(
-                "SELECT explanation_id, p_value FROM null_score WHERE dictionary = ? AND comparison = ? AND p_value IS NOT NULL ORDER BY ALL",
-                [run.dictionary, comparison],
-            ).fetchall()
-            if not found:
-                continue
-            q = benjamini_hochberg(np.asarray([p for _, p in found]))
-            connection.execute(
-                "UPDATE null_score SET q_value = u.q FROM (SELECT unnest(?::VARCHAR[]) AS id, unnest(?::DOUBLE[]) AS q) u "
-                "WHERE null_score.explanation_id = u.id AND null_score.comparison = ?",
-                [[i for i, _ in found], q.tolist(), comparison],
-            )
-
-    run.store.replace_now(forget, rows, correct)
+    run.store.replace_now(forget, rows, lambda connection: correct(connection, run.dictionary, "rule", "simulation"))

@@ -1,8 +1,11 @@
-"""Scores of labels by a language model that reads them: `simulation`, `detection`, `fuzzing`, on `select` and `test`.
+"""Scores of labels by a language model that reads them, on `select` and `test`; what each scorer asks is in scenes.py.
 
 Read is any explanation with a text, a rule's sentence too: then it is scored as a label, under a predictor of its own, and
 its scores as a rule stay beside. Every feature, scorer and predictor is a stage of its own, `score:detection:llm:NAME`, so
 one can be added or gone on with alone. A label that has come since is read by the next run.
+
+A predictor whose draws are not the first (`LLMPredictor.sample`) repeats the main metric on `test`, with other windows: such
+scores go to `repeat_score`, under stages of their own, and never into a label's row.
 
 What cannot be computed has no value and a note that says why. A question that failed is a failure row and a score without
 value and note, which the view `scoreboard` counts. What ends the run is raised when what was in flight has been written.
@@ -12,56 +15,66 @@ from __future__ import annotations
 
 import asyncio
 import math
-import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
-from glossator.agents.oneshot import set_aside, spent
 from glossator.agents.pool import in_progress
 from glossator.agents.read_before import Before, Label, Place, labels_of
 from glossator.agents.run import Run
+from glossator.agents.scenes import METRICS, PROMPTS, AnyScene, answer, measured, scene_of, seed_of
+from glossator.agents.spent import set_aside, spent
 from glossator.config import LLMScoreConfig
 from glossator.errors import GlossatorError, ReplyError
-from glossator.llm.secrets import redact
-from glossator.prompts import detect, fuzz, simulate
-from glossator.rows import FailureRow, Row, ScoreRow, StatusRow
-from glossator.scorers import detection, fuzzing
+from glossator.rows import RepeatScoreRow, Row, ScoreRow
 from glossator.scorers.bounds import Measured, missing
-from glossator.scorers.estimators import pearson
-from glossator.scorers.reading import LLMPredictor, few
-from glossator.scorers.simulation import Scene, draws_for, literature, scene, sums_of, within
-from glossator.types import Estimate, FeatureId, FeatureRecord, Split
+from glossator.scorers.reading import LLMPredictor
+from glossator.types import FeatureId, FeatureRecord, Split
 
 SPLITS_READ: tuple[Split, ...] = ("select", "test")
-METRICS: dict[str, tuple[str, ...]] = {
-    "simulation": ("simulation", "simulation_within", "simulation_literature"),
-    "detection": detection.METRICS,
-    "fuzzing": fuzzing.METRICS,
-}
-SCORERS = tuple(METRICS)
-_PROMPTS = {"simulation": simulate.prompt, "detection": detect.prompt, "fuzzing": fuzz.prompt}
-_Scene = Scene | detection.DetectionScene | fuzzing.FuzzingScene
+Scored = ScoreRow | RepeatScoreRow
 
 
-def stage_of(scorer: str, predictor: str) -> str:
-    return f"score:{scorer}:{predictor}"
+def stage_of(scorer: str, predictor: str, explainer: str | None = None, repeat: int = 0) -> str:
+    """The labels of one named `explainer` have a stage of their own: their failures are no failures of the run's labels."""
+    return (
+        f"score:{scorer}:{predictor}" + (f":repeat-{repeat}" if repeat else "") + (f":{explainer}" if explainer else "")
+    )
 
 
 def left_to_read(
-    run: Run, predictor: str, scorers: Sequence[str], features: Sequence[int] | None, *, every: bool = False
+    run: Run,
+    predictor: str,
+    scorers: Sequence[str],
+    features: Sequence[int] | None,
+    *,
+    every: bool = False,
+    explainer: str | None = None,
 ) -> dict[str, list[int]]:
-    """By scorer: the features asked for; else those that were not dealt with, or have labels that were not read."""
+    """By scorer: the features asked for; else those that were not dealt with, or have labels that were not read.
+
+    Of one `explainer`: no others than those that it has labelled.
+    """
     found = {}
+    mine = None if explainer is None else labels_of(run, explainer=explainer)
     for scorer in scorers:
-        found[scorer] = run.chosen(features, stage_of(scorer, predictor))
+        found[scorer] = run.chosen(features, stage_of(scorer, predictor, explainer))
         if features is None:
-            fresh = labels_of(run, every=every, unread=(predictor, METRICS[scorer]))
+            fresh = labels_of(run, every=every, unread=(predictor, METRICS[scorer]), explainer=explainer)
             found[scorer] = sorted({*found[scorer], *fresh})
+        if mine is not None:
+            found[scorer] = [feature for feature in found[scorer] if feature in mine]
     return {scorer: todo for scorer, todo in found.items() if todo}
+
+
+async def put_prompts(run: Run, scorers: Iterable[str]) -> None:
+    """What the questions of these scorers have in common, unless the store has it."""
+    known = {prompt for (prompt,) in run.store.sql("SELECT prompt_id FROM prompt")}
+    wanted = {
+        p.prompt_id: p for s in scorers if (p := PROMPTS[s]()).prompt_id not in known
+    }  # two scorers may share one
+    await run.store.put(*wanted.values())
 
 
 @dataclass(frozen=True)
@@ -72,7 +85,7 @@ class _Work:
     scorer: str
     threshold: float
     labels: Sequence[Label]
-    scenes: Mapping[Split, _Scene | str]
+    scenes: Mapping[Split, AnyScene | str]
     skipped: str | None = None
     broken: Exception | None = None
 
@@ -89,31 +102,42 @@ class LabelScorer:
         *,
         every: bool = False,
         retry_failed: bool = False,
+        explainer: str | None = None,
     ) -> None:
-        """`every`: all explanations with a text, not the labels alone. `retry_failed`: unusable replies are drawn anew."""
+        """`every`: all explanations with a text, not the labels alone; `explainer`: those of this one. `retry_failed`: unusable replies are drawn anew."""
         self.run, self.predictor, self.run_id = run, predictor, run_id
         self.config: LLMScoreConfig = predictor.config
-        self.every, self.retry_failed = every, retry_failed
+        self.every, self.explainer, self.retry_failed = every, explainer, retry_failed
+        self.repeat = predictor.sample
+        self.splits: tuple[Split, ...] = ("test",) if self.repeat else SPLITS_READ
         self.tally = Counter() if tally is None else tally
 
     async def score(self, todo: Mapping[str, Sequence[int]], in_hand: int) -> None:
         """todo: features by scorer. At most `in_hand` of them at once. Raises ProviderError, Stopped, StoreError."""
         chosen = sorted({feature for features in todo.values() for feature in features})
         await asyncio.to_thread(self._look_back, chosen, todo)
-        known = {prompt for (prompt,) in self.run.store.sql("SELECT prompt_id FROM prompt")}
-        await self.run.store.put(*(p for s in todo if (p := _PROMPTS[s]()).prompt_id not in known))
+        await put_prompts(self.run, todo)
         await in_progress(
             self._work(chosen, {scorer: set(features) for scorer, features in todo.items()}),
             sum(map(len, todo.values())),
             in_hand,
             self._one,
-            lambda done, total: self.run.progress("read labels", done, total),
+            lambda done, total: self.run.progress(self._doing, done, total),
         )
 
     def _look_back(self, features: Sequence[int], scorers: Iterable[str]) -> None:
         name = self.predictor.predictor
-        self.labels = labels_of(self.run, features, every=self.every)
-        self.before = {s: Before(self.run, stage_of(s, name), (name, METRICS[s]), features) for s in scorers}
+        self.labels = labels_of(self.run, features, every=self.every, explainer=self.explainer)
+        stages = {s: stage_of(s, name, self.explainer, self.repeat) for s in scorers}
+        of = {s: (name, self._metrics(s), self.repeat) for s in stages}
+        self.before = {s: Before(self.run, stage, of[s], features) for s, stage in stages.items()}
+
+    @property
+    def _doing(self) -> str:
+        return f"repeat {self.repeat}" if self.repeat else f"read {self.explainer or 'labels'}"
+
+    def _metrics(self, scorer: str) -> tuple[str, ...]:
+        return METRICS[scorer][:1] if self.repeat else METRICS[scorer]
 
     def _work(self, features: Sequence[int], todo: Mapping[str, set[int]]) -> Iterator[_Work]:
         """In the order of features. Windows that cannot be drawn are that feature's failure."""
@@ -129,34 +153,25 @@ class LabelScorer:
                     one = replace(one, skipped="nothing to read: no label")
                 else:
                     try:
-                        one = replace(one, scenes={split: self._scene(record, scorer, split) for split in SPLITS_READ})
+                        one = replace(one, scenes=self._scenes(record, scorer))
                     except Exception as error:  # noqa: BLE001  one feature's failure is a row, not the end of the night
                         one = replace(one, broken=error)
                 yield one
 
-    def _scene(self, record: FeatureRecord, scorer: str, split: Split) -> _Scene | str:
-        if scorer == "detection":
-            return detection.detection_scene(record, split, self.config)
-        if scorer == "fuzzing":
-            lexicon = self.run.lexicon
-            return fuzzing.fuzzing_scene(record, split, lexicon.vocabulary, self.run.counts, self.config)
-        return simulated_scene(record, split, self.config)
+    def _scenes(self, record: FeatureRecord, scorer: str) -> dict[Split, AnyScene | str]:
+        return {split: scene_of(self.run, record, scorer, split, self.config) for split in self.splits}
 
     async def _one(self, work: _Work) -> None:
         before = self.before[work.scorer]
         if work.skipped:
             self.tally[work.scorer, "skipped"] += 1
-            await self._write(work, [], self._status(work, "abstained", work.skipped))
+            await self._write(work, [], before.status_rows(work.feature, "abstained", work.skipped, self.run_id))
             return
         tries = before.attempt(work.feature.index, self.retry_failed) + 1
-        places = [(label, split) for label in work.labels for split in SPLITS_READ]
+        places = [(label, split) for label in work.labels for split in self.splits]
         found = await asyncio.gather(*(self._read(work, *place, tries) for place in places), return_exceptions=True)
-        over = [
-            e for e in found if isinstance(e, GlossatorError | asyncio.CancelledError) and not isinstance(e, ReplyError)
-        ]
-        if over:
-            raise over[0]  # no other question will fare better: no row
-        scores: list[ScoreRow] = []
+        raise_what_ends_the_run(found)
+        scores: list[Scored] = []
         failed: list[tuple[str, Exception]] = []
         for (label, split), result in zip(places, found, strict=True):
             if isinstance(result, Exception):
@@ -165,7 +180,10 @@ class LabelScorer:
                 raise result
             scores += self._rows(work, label, split, {} if isinstance(result, BaseException) else result)
         self._count(work, scores, failed)
-        rows = self._failed(work, failed, tries - 1) if failed else self._status(work, "done", None)
+        if failed:
+            rows = before.failure_rows(work.feature, failed, tries - 1, self.run_id)
+        else:
+            rows = before.status_rows(work.feature, "done", None, self.run_id)
         await self._write(work, scores, rows)
 
     async def _read(self, work: _Work, label: Label, split: Split, tries: int) -> dict[str, Measured]:
@@ -177,58 +195,32 @@ class LabelScorer:
             return {metric: missing(shown) for metric in METRICS[work.scorer]}
         if not label.text.strip():
             return {metric: missing("the label is empty") for metric in METRICS[work.scorer]}
-        ask, about, draws = self.predictor, str(work.feature), self.config.draws
-        seed = self.config.seed * 1_000_003 + work.feature.index
-        if isinstance(shown, detection.DetectionScene):
-            p = await ask.fires(label.text, shown.windows, about, tries)
-            return detection.detection(shown, p, draws, seed)
-        if isinstance(shown, fuzzing.FuzzingScene):
-            p = await ask.marks_are_right(label.text, shown.windows, shown.marked, about, tries)
-            return fuzzing.fuzzing(shown, p, draws, seed)
-        told = await ask.strengths(label.text, shown.windows, about, tries)
-        return simulated(shown, told, work.threshold, draws, seed)
+        told = await answer(self.predictor, shown, label.text, str(work.feature), tries)
+        return measured(shown, told, work.threshold, self.config.draws, seed_of(self.config, work.feature.index))
 
-    def _rows(self, work: _Work, label: Label, split: Split, found: Mapping[str, Measured]) -> list[ScoreRow]:
+    def _rows(self, work: _Work, label: Label, split: Split, found: Mapping[str, Measured]) -> list[Scored]:
         """Of every metric one; without value and note where the question failed."""
-        rows = []
-        for metric in METRICS[work.scorer]:
+        rows: list[Scored] = []
+        for metric in self._metrics(work.scorer):
             one = found.get(metric, missing(""))
             e, f = one.estimate, work.feature
             value, low, high = (None if math.isnan(x) else float(x) for x in (e.value, e.low, e.high))
             note = one.note or (None if value is not None or metric not in found else "cannot be computed")
-            rows.append(
-                ScoreRow(
-                    label.explanation_id, f.dictionary, f.index, label.explainer, self.predictor.predictor,
-                    self.predictor.llm.name, metric, split, value, low, high, e.n, note or None, self.run_id,
-                )
-            )  # fmt: skip
+            who = (label.explanation_id, f.dictionary, f.index, label.explainer, self.predictor.predictor)
+            if self.repeat:
+                rows.append(RepeatScoreRow(*who, metric, split, self.repeat, value, e.n, note or None, self.run_id))
+                continue
+            name = self.predictor.llm.name
+            rows.append(ScoreRow(*who, name, metric, split, value, low, high, e.n, note or None, self.run_id))
         return rows
 
-    def _count(self, work: _Work, scores: Sequence[ScoreRow], failed: Sequence[tuple[str, Exception]]) -> None:
+    def _count(self, work: _Work, scores: Sequence[Scored], failed: Sequence[tuple[str, Exception]]) -> None:
         main = [row for row in scores if row.metric == METRICS[work.scorer][0] and row.split == "test"]
         valued = any(row.value is not None for row in main)
         kind = type(failed[0][1]).__name__ if failed else "scored" if valued else "without a value"
-        self.tally[work.scorer, kind] += 1
+        self.tally[f"{work.scorer}, {self._doing}" if self.repeat else work.scorer, kind] += 1
 
-    def _failed(self, work: _Work, failed: Sequence[tuple[str, Exception]], attempt: int) -> list[Row]:
-        """A failure, but for one that was found before: it is the same one, read from the log again."""
-        before, f = self.before[work.scorer], work.feature
-        error = failed[0][1]
-        kind = type(error).__name__
-        message = redact("; ".join(f"{where}: {what}" for where, what in failed))[:500]
-        if before.last_failure.get(f.index) == (attempt, kind, message):
-            return self._status(work, "failed", message[:200])
-        trace = redact("".join(traceback.format_exception(error)))[-4000:]
-        row = FailureRow(f.dictionary, f.index, before.stage, kind, message, trace, self.run_id, attempt)
-        return [row, *self._status(work, "failed", message[:200])]
-
-    def _status(self, work: _Work, status: str, reason: str | None) -> list[Row]:
-        before, f = self.before[work.scorer], work.feature
-        if before.status.get(f.index) == (status, reason):
-            return []
-        return [StatusRow(f.dictionary, f.index, before.stage, status, reason, self.run_id)]
-
-    async def _write(self, work: _Work, scores: Sequence[ScoreRow], others: Sequence[Row]) -> None:
+    async def _write(self, work: _Work, scores: Sequence[Scored], others: Sequence[Row]) -> None:
         """What the store has already is not written again; a score that has changed takes the place of the old one."""
         known = self.before[work.scorer].scores
         new = [row for row in scores if known.get(place_of(row)) != values_of(row)]
@@ -240,44 +232,28 @@ class LabelScorer:
             await self.run.store.put(*rows)
 
     def _forget(self, connection: Any, old: Sequence[Place]) -> None:
+        table, more = ("repeat_score", f" AND repeat = {self.repeat:d}") if self.repeat else ("score", "")
         for explanation_id, metric, split in old:
             connection.execute(
-                "DELETE FROM score WHERE explanation_id = ? AND metric = ? AND split = ? AND predictor = ?",
+                f"DELETE FROM {table} WHERE explanation_id = ? AND metric = ? AND split = ? AND predictor = ?{more}",
                 [explanation_id, metric, split, self.predictor.predictor],
             )
 
 
-def place_of(row: ScoreRow) -> Place:
+def raise_what_ends_the_run(found: Sequence[object]) -> None:
+    """The first of these results after which no other question will fare better."""
+    for one in found:
+        if isinstance(one, GlossatorError | asyncio.CancelledError) and not isinstance(one, ReplyError):
+            raise one
+
+
+def place_of(row: Scored) -> Place:
     return row.explanation_id, row.metric, row.split
 
 
-def values_of(row: ScoreRow) -> tuple[Any, ...]:
-    return row.value, row.low, row.high, row.n, row.note
-
-
-def simulated_scene(record: FeatureRecord, split: Split, config: LLMScoreConfig) -> Scene | str:
-    """The windows on which labels are simulated, or why there are none: those of a rule, thinned out."""
-    if split not in record.exemplars or not len(record.exemplars[split].windows):
-        return f"never active in the split {split}"
-    whole = scene(record, split)
-    behind = few(whole.background, config.background, config.seed)
-    return Scene(few(whole.active, config.active, config.seed), behind, behind)
-
-
-def simulated(shown: Scene, told: Any, threshold: float, draws: int, seed: int) -> dict[str, Measured]:
-    """told [n, WINDOW]: strengths on the windows of the scene."""
-    times = draws_for(shown, draws, seed)
-    found: dict[str, Estimate] = {
-        "simulation": pearson(sums_of(shown, told), times, len(shown.windows)),
-        "simulation_within": within(shown, told, threshold, draws, seed),
-        "simulation_literature": literature(shown, told, draws, seed),
-    }
-    lacking = {
-        "simulation": "the activation does not vary",
-        "simulation_within": "no firing window",
-        "simulation_literature": "no top window whose activation varies",
-    }
-    return {m: Measured(e, lacking[m] if np.isnan(e.value) else None) for m, e in found.items()}
+def values_of(row: Scored) -> tuple[Any, ...]:
+    between = () if isinstance(row, RepeatScoreRow) else (row.low, row.high)
+    return row.value, *between, row.n, row.note
 
 
 def account(run: Run, tally: Counter[tuple[str, str]], spec: str, session_id: str) -> str:
@@ -285,7 +261,7 @@ def account(run: Run, tally: Counter[tuple[str, str]], spec: str, session_id: st
     lines = []
     for scorer in dict.fromkeys(scorer for scorer, _ in sorted(tally)):
         of = {kind: n for (one, kind), n in sorted(tally.items()) if one == scorer}
-        shown = ("scored", "without a value", "skipped")
+        shown = ("scored", "compared", "without a value", "skipped")
         failed = {kind: n for kind, n in of.items() if kind not in shown}
         parts = [f"{of[kind]:,} {kind}" for kind in shown if kind in of]
         if failed:

@@ -1,4 +1,4 @@
-"""Commands that label features and try the labels: label, probe."""
+"""Commands that label features and try the labels: label, probe, debate."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from glossator.arguments import llm_config, parse_feature, parse_features
+from glossator.arguments import debate_config, explainer_config, llm_config, parse_feature, parse_features
 from glossator.commands.common import (
     Dollars,
     Effort,
@@ -37,11 +37,19 @@ def label(
     path: RunFile,
     explainer: Annotated[
         str,
-        typer.Option(help="lexical: executable rules, offline. oneshot: one question to a model about each feature."),
+        typer.Option(
+            help="lexical: executable rules, offline. By a model: oneshot, one question about each feature; contrastive, "
+            "with silent windows that resemble; logits, with the tokens that it makes likelier; best_of:N, the candidate "
+            "that predicts new text best; refine:K, rounds of counterexamples."
+        ),
     ] = "lexical",
     features: Features = None,
     dictionary: Which = None,
     llm: Model = None,
+    reader: Annotated[
+        str | None,
+        typer.Option(metavar="SPEC", help="Who reads the candidates of best_of and refine; --llm if not given."),
+    ] = None,
     budget_usd: Dollars = None,
     budget_tokens: Tokens = None,
     concurrency: InFlight = None,
@@ -51,15 +59,16 @@ def label(
 ) -> None:
     """Explain, probe and score features; explain only, where a language model writes the labels."""
     from glossator import pipeline
-    from glossator.config import EditorConfig, LexicalConfig, OneshotConfig, ScoreConfig
+    from glossator.config import EditorConfig, LexicalConfig, ScoreConfig
 
     flags = flags_of(budget_usd, budget_tokens, concurrency, prices, effort)
-    asking = llm_config(explainer, llm, flags, retry_failed=retry_failed)
+    asking = llm_config(explainer, llm, flags, retry_failed=retry_failed, reader=reader)
+    by_model = explainer_config(explainer)
 
     def work(run: Run) -> None:
         chosen = parse_features(features, run.poles)
-        if llm is not None:
-            done = pipeline.explain_by_llm(run, llm, asking, OneshotConfig(), chosen, retry_failed=retry_failed)
+        if llm is not None and by_model is not None:
+            done = pipeline.explain_by_llm(run, llm, asking, by_model, chosen, reader=reader, retry_failed=retry_failed)
         else:
             counts = pipeline.label(run, LexicalConfig(), EditorConfig(), ScoreConfig(), chosen)
             done = f"{run.dictionary}  " + "  ".join(f"{stage}: {n} features" for stage, n in counts.items())
@@ -80,3 +89,41 @@ def probe(path: RunFile, feature: Feature, dictionary: Which = None) -> None:
         index = parse_feature(feature, run.poles)
         pipeline.probe(run, EditorConfig(), [index])
         out.print(experiments(run, index))
+
+
+@app.command(
+    epilog=example('debate run.duckdb --feature 17 --hypothesis "token:bank" --hypothesis "after:river -> bank"')
+)
+def debate(
+    path: RunFile,
+    feature: Feature,
+    hypothesis: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Two rivals: rules such as token:right, words:cause,causes, after:on the -> right, class:year, number:1900-1999, "
+            "topic:butter,oven>=2, with ` or ` between several; ids of stored explanations; with --llm any sentence. "
+            "None: the label against its best rival."
+        ),
+    ] = None,
+    budget_experiments: Annotated[int, typer.Option(help="Experiments at most.", min=1)] = 30,
+    dictionary: Which = None,
+    llm: Model = None,
+    budget_usd: Dollars = None,
+    budget_tokens: Tokens = None,
+    prices: Prices = None,
+    effort: Effort = None,
+) -> None:
+    """Let two explanations of a feature predict texts, measure those texts, and see which one holds."""
+    from glossator.agents.debating import debate as hold
+    from glossator.config import DebateConfig
+    from glossator.show_debate import transcript
+
+    asking = debate_config(llm, flags_of(budget_usd, budget_tokens, None, prices, effort))
+    with opened(path, dictionary) as run:
+        index = parse_feature(feature, run.poles)
+        config = DebateConfig(budget=budget_experiments)
+        (held,) = hold(run, [index], hypothesis or [], config, llm, asking)
+        shown = f"feature {run.name(index)}: no debate: {held.reason}"
+        out.print(
+            shown if held.debate_id is None else transcript(run, held.debate_id), soft_wrap=held.debate_id is None
+        )

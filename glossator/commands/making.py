@@ -11,6 +11,13 @@ from glossator.arguments import parse_shard
 from glossator.commands.common import RunFile, app, err, example, out
 from glossator.errors import UsageError
 
+Controls = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Harvest this control of each dictionary, too: random-dictionary, frozen-decoder, reinitialised-subject; may be repeated."
+    ),
+]
+
 
 @app.command(epilog=example("demo --out demo.duckdb"))
 def demo(
@@ -65,6 +72,7 @@ def harvest(
     near_misses: Annotated[
         list[str] | None, typer.Option(help="How near misses are found: overlap, embedding; may be repeated.")
     ] = None,
+    control: Controls = None,
 ) -> None:
     """Read a corpus through a model and its dictionaries once, and keep what explaining needs."""
     from glossator import pipeline
@@ -76,7 +84,13 @@ def harvest(
     names = (model, tuple(hook or ()), tuple(dictionary), tuple(corpus))
     near_by = tuple(near_misses or ("overlap",))
     recipe = harvest_recipe(
-        names, tokens=tokens, context_size=context_size, device=device, workers=workers, near_by=near_by
+        names,
+        tokens=tokens,
+        context_size=context_size,
+        device=device,
+        workers=workers,
+        near_by=near_by,
+        controls=control or (),
     )
     with bars(err) as progress:
         if shard is not None:

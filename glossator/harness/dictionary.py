@@ -95,10 +95,15 @@ class SaeDictionary:
         rescaled = self.architecture in _TOP_K and config.rescale_acts_by_decoder_norm
         self._norms: Tensor | None = self._sae.W_dec.norm(dim=-1) if rescaled else None
 
+    @property
+    def sae(self) -> Any:
+        """SAELens's own object, after whose likeness controls are made."""
+        return self._sae
+
     @torch.inference_mode()
     def encode(self, activations: Tensor) -> Tensor:
         """[tokens, d_in] -> [tokens, n_features], >= 0. Dense: `active` needs less memory and time."""
-        encoded: Tensor = self._sae.encode(self._input(activations))
+        encoded: Tensor = self._sae.encode(self.prepared(activations))
         return poles(encoded) if self.signed else encoded
 
     @torch.inference_mode()
@@ -116,7 +121,7 @@ class SaeDictionary:
     def _top(self, activations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Top-k without a scatter into a dense buffer and without a search for what is not zero in it."""
         sae = self._sae
-        hidden = torch.addmm(sae.b_enc, sae.process_sae_in(self._input(activations)), sae.W_enc)  # one pass, not two
+        hidden = torch.addmm(sae.b_enc, sae.process_sae_in(self.prepared(activations)), sae.W_enc)  # one pass, not two
         if self._norms is not None:
             hidden = hidden * self._norms
         if not self.signed:
@@ -132,7 +137,7 @@ class SaeDictionary:
         mean of centred inputs is put back too, except by a transcoder, which writes elsewhere.
         """
         sae = self._sae
-        given = self._input(activations)
+        given = self.prepared(activations)
         if not self._transcodes:
             sae.process_sae_in(
                 given
@@ -145,7 +150,7 @@ class SaeDictionary:
             decoded = decoded + activations.to(sae.device).float().mean(-1, keepdim=True)
         return decoded
 
-    def _input(self, activations: Tensor) -> Tensor:
+    def prepared(self, activations: Tensor) -> Tensor:
         """On the dictionary's device, centred if it was trained on a model whose writing weights were centred."""
         given = activations.to(self._sae.device)
         if self.centred:

@@ -19,6 +19,7 @@ from glossator.errors import DictionaryError, SubjectError
 from glossator.harness.contexts import Corpus
 from glossator.harness.dictionary import MAX_DENSE, Dictionary, SaeDictionary, check_width
 from glossator.harness.neurons import NeuronDictionary
+from glossator.harness.reinitialised import PREFIX, Twins, is_reinitialised
 from glossator.harness.subject import HFSubject, Subject, batches
 
 NEURONS = "neurons"
@@ -27,10 +28,13 @@ _LEAST_CONTEXT = 16
 _SAMPLE = 8000  # tokens of the loading check
 
 
-def load_model(what: SubjectConfig, context_size: int | None, device: str) -> tuple[HFSubject, list[Dictionary]]:
+def load_model(
+    what: SubjectConfig, context_size: int | None, device: str
+) -> tuple[HFSubject | Twins, list[Dictionary]]:
     """The subject with every hook that is read, and the dictionaries in their order, which know their hooks' paths.
 
     Without a `context_size` the smallest that the dictionaries state, and as they state it a BOS before every context.
+    Where a hook is one of the re-initialised subject, the subject stands for both.
 
     Raises DictionaryError or SubjectError. A dictionary that states another model is no error: `loading_check` warns.
     """
@@ -41,17 +45,20 @@ def load_model(what: SubjectConfig, context_size: int | None, device: str) -> tu
     loaded = [None if source == NEURONS else SaeDictionary(source, device=device) for source, _ in sources]
     inputs = [_input_hook(source, hook, sae) for (source, hook), sae in zip(sources, loaded, strict=True)]
     size = context_size or _stated_context(loaded) or CONTEXT
-    subject = HFSubject(what.model, (), context_size=size, device=device, name=what.model_name)
+    trained = HFSubject(what.model, (), context_size=size, device=device, name=what.model_name)
     if _with_bos(loaded):
-        subject.begin_with_bos()
+        trained.begin_with_bos()
+    subject = Twins(trained) if any(map(is_reinitialised, inputs)) else trained
     outputs = _output_hooks(subject, loaded)
     subject.watch([*inputs, *(hook for hook in outputs if hook)])
     written = iter(subject.hooks[len(inputs) :])
     dictionaries: list[Dictionary] = []
     for sae, path, output in zip(loaded, subject.hooks, outputs, strict=False):
         if sae is None:
-            dictionaries.append(NeuronDictionary(path, subject.widths[path], subject.output_weights(path)))
+            dictionaries.append(_neurons(subject, path))
             continue
+        if sae.stated.get("control"):
+            sae.name = control_name(sae.stated["control_of"], sae.stated["control"])  # a folder cannot be called so
         sae.hook, sae.hook_out = path, next(written) if output else output
         check_width(sae, subject.widths[path], path)
         if sae.hook_out and sae.d_out != subject.widths[sae.hook_out]:
@@ -62,6 +69,21 @@ def load_model(what: SubjectConfig, context_size: int | None, device: str) -> tu
         dictionaries.append(sae)
     _check_names(dictionaries)
     return subject, dictionaries
+
+
+def control_name(dictionary: str, control: str) -> str:
+    """What the control of a dictionary is called."""
+    return f"{dictionary}~{control}"
+
+
+def _neurons(subject: HFSubject | Twins, path: str) -> NeuronDictionary:
+    """A hook's neurons; those of a re-initialised subject are the control of the trained one's."""
+    found = NeuronDictionary(path, subject.widths[path], subject.output_weights(path))
+    if is_reinitialised(path):
+        of = found.name.replace(PREFIX, "")
+        found.name = control_name(of, "reinitialised-subject")
+        found.stated = {"control": "reinitialised-subject", "control_of": of}
+    return found
 
 
 def _stated_context(loaded: Sequence[SaeDictionary | None]) -> int | None:
@@ -86,10 +108,11 @@ def _input_hook(source: str, hook: str | None, sae: SaeDictionary | None) -> str
     if not found:
         which = "read the neurons of which module?" if sae is None else "its config names no hook;"
         raise DictionaryError(f"{source}: {which} say it with --hook")
-    return found
+    of_twin = sae is not None and sae.stated.get("control") == "reinitialised-subject"  # its config has the plain name
+    return PREFIX + found if of_twin and not is_reinitialised(found) else found
 
 
-def _output_hooks(subject: HFSubject, loaded: Sequence[SaeDictionary | None]) -> list[str | None]:
+def _output_hooks(subject: HFSubject | Twins, loaded: Sequence[SaeDictionary | None]) -> list[str | None]:
     """What each transcoder writes to; "" where its config names no hook that this model has, None for other kinds.
 
     Without it a transcoder encodes all the same: only its variance explained stays unknown.
@@ -141,10 +164,13 @@ class LoadingCheck:
     stated_variance_explained: float | None
     other_model: str | None = None  # the model it says it was made with, if that is not the subject
     learned: bool = True  # neurons reconstruct exactly: that says nothing
+    control: str | None = None  # what kind of control it is: its reconstruction may be as bad as it likes
 
     @property
     def summary(self) -> str:
         explained = "?" if self.variance_explained is None else f"{self.variance_explained:.2f}"
+        if self.control == "random-dictionary":
+            return f"L0 {self.l0:.1f}{_card(self.stated_l0)}"
         found = [f"variance explained {explained}{_card(self.stated_variance_explained)}"] if self.learned else []
         return ", ".join([*found, f"L0 {self.l0:.1f}{_card(self.stated_l0)}"])
 
@@ -153,7 +179,7 @@ class LoadingCheck:
         found = []
         if self.other_model is not None:
             found.append(f"it was made with the model {self.other_model}: is this the right model?")
-        if self.variance_explained is not None:
+        if self.variance_explained is not None and self.control is None:
             found += self._explains_too_little(self.variance_explained)
         if self.stated_l0 and not 0.5 < self.l0 / self.stated_l0 < 2:
             found.append(f"its card says L0 {self.stated_l0:.1f}, here it is {self.l0:.1f}")
@@ -224,6 +250,7 @@ def loading_check(subject: Subject, dictionary: Dictionary, corpus: Corpus, conf
         stated.get("variance_explained"),
         other_model(subject, dictionary),
         not isinstance(dictionary, NeuronDictionary),
+        stated.get("control"),
     )
 
 

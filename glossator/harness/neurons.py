@@ -30,6 +30,7 @@ class NeuronDictionary:
         self.d_in, self.n_features = d_in, 2 * d_in
         self.expected_l0: float | None = float(d_in)
         self._directions = directions
+        self.stated: dict[str, Any] = {}
 
     @torch.inference_mode()
     def encode(self, activations: Tensor) -> Tensor:
@@ -66,5 +67,5 @@ class NeuronDictionary:
             "hook": self.hook,
             "hook_out": self.hook_out,
             "weights": digest.hexdigest(),
-            "stated": {},
+            "stated": self.stated,
         }

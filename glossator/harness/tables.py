@@ -26,6 +26,7 @@ from glossator.harness.feature_table import feature_tables, lists
 from glossator.harness.harvest import Found, Harvest, counted_tokens, dense_rows
 from glossator.harness.loading import NEURONS, LoadingCheck
 from glossator.harness.near_misses import Embed, NearMisses
+from glossator.harness.reinitialised import is_reinitialised, read_by
 from glossator.harness.subject import Subject
 from glossator.types import SPLITS, Floats, Ints, Vocabulary, Windows
 
@@ -89,6 +90,8 @@ def manifest(subject: Subject, dictionaries: Sequence[Dictionary], *configs: Bas
 
 def _lens(subject: Subject, dictionary: Dictionary, unembedding: Tensor | None) -> Tensor | None:
     """[V, d]: from the space that a dictionary writes into to logits; through the weights that follow, where it reads their input."""
+    if is_reinitialised(dictionary.hook):
+        return None  # the logits would be those of an untrained head
     through = subject.output_weights(dictionary.hook_out or dictionary.hook)
     if unembedding is None or through is None or dictionary.identity().get("architecture") == NEURONS:
         return unembedding  # neurons have those weights as their directions already
@@ -207,7 +210,7 @@ def texts(ids: Ints, vocabulary: Vocabulary) -> pa.Array:
 
 
 def _dictionary(subject: Subject, dictionary: Dictionary, check: LoadingCheck) -> pa.Table:
-    identity, model = dictionary.identity(), subject.identity()
+    identity, model = dictionary.identity(), read_by(subject, dictionary.hook).identity()
     row = {
         "dictionary": dictionary.name, "source": identity.get("source", ""),
         "architecture": identity.get("architecture", ""), "model": model["model"], "hook": dictionary.hook,
@@ -216,6 +219,8 @@ def _dictionary(subject: Subject, dictionary: Dictionary, check: LoadingCheck) -
         "identity": json.dumps({"subject": model, "dictionary": identity}),
     }  # fmt: skip
     found = pa.Table.from_pylist([row])
+    for name in ("control", "control_of"):
+        found = found.append_column(name, pa.array([identity.get("stated", {}).get(name)], pa.string()))
     found = found.append_column("hook_out", pa.array([dictionary.hook_out], pa.string()))
     return found.append_column("signed", pa.array([dictionary.signed]))
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Protocol
 
 from glossator.config import LLMConfig
@@ -42,16 +42,33 @@ async def open_llm(
 ) -> AsyncIterator[Client]:
     """Raises UsageError for a malformed spec and for a budget in dollars where no price is known, now or of what was
     spent before; ProviderError for a missing key."""
-    spec = parse_spec(text)
-    price = known_price(spec, config)
-    mark = None if in_batches(spec) else books.mark  # what a batch reserves stands in its own row
-    ledger = Ledger(config.budget_usd, config.budget_tokens, spent_before(books, price, config), mark)
-    client = Client(transport(spec, books, ledger, price, config, say), books)
-    try:
+    async with open_llms([text], books, config, say) as (client,):
         yield client
-    finally:
-        await client.close()
-        await books.finish(ledger.lost.usd, ledger.lost.tokens)
+
+
+@asynccontextmanager
+async def open_llms(
+    texts: Sequence[str], books: Books, config: LLMConfig, say: Callable[[str], None] | None = None
+) -> AsyncIterator[list[Client]]:
+    """A client for each spec, equal ones being one, before one ledger: a budget is for all of them. Raises as `open_llm`.
+
+    So many questions as the config says may be in flight to each.
+    """
+    specs = [parse_spec(text) for text in texts]
+    prices = {spec: known_price(spec, config) for spec in specs}
+    before = [spent_before(books, price, config) for price in prices.values()]
+    # what a batch reserves stands in its own row; beside a live model it is marked as well, which is rather too much
+    mark = None if all(map(in_batches, specs)) else books.mark
+    ledger = Ledger(config.budget_usd, config.budget_tokens, max(before, key=lambda money: money.usd), mark)
+    clients: dict[Spec, Client] = {}
+    async with AsyncExitStack() as stack:
+        for spec, price in prices.items():
+            made = transport(spec, books, ledger, price, config, say)
+            if not clients:
+                stack.push_async_callback(lambda: books.finish(ledger.lost.usd, ledger.lost.tokens))
+            clients[spec] = Client(made, books)
+            stack.push_async_callback(clients[spec].close)
+        yield [clients[spec] for spec in specs]
 
 
 def known_price(spec: Spec, config: LLMConfig) -> Price | None:

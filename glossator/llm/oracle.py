@@ -5,11 +5,12 @@ are answered wrongly together, whoever asks, and the same question always in the
 err, and what estimates that count on independence must survive. What an error looks like is the bias: a clause dropped
 (broad), one added (narrow), or something else altogether.
 
-As a reader of labels it knows what each description, right, broader or narrower, would make a feature do, and says that; of
-any other label it knows nothing, and says so by a constant. Where it errs about a window, it says the opposite: on the two
+As a reader of labels it knows what each description, right or almost right, would make a feature do, and says that; of any
+other label it knows nothing, and says so by a constant. Where it errs about a window, it says the opposite: on the two
 words on which the window turns, whatever label and scorer it is asked about.
 
-A new prompt adds its answer to `OracleLLM.tasks`. Prompts are read as text, as a model reads them.
+The explainers' questions are answered in `oracle_explains.py`. A new prompt adds its answer to `OracleLLM.tasks`. Prompts
+are read as text, as a model reads them.
 """
 
 from __future__ import annotations
@@ -23,17 +24,14 @@ from typing import Any, Literal
 
 from glossator.errors import ProviderError
 from glossator.llm.base import ReplyLog
+from glossator.llm.oracle_explains import UNKNOWN, explaining, plain
 from glossator.llm.scripted import ScriptedLLM
 from glossator.planted import Activation, PlantedFeature, planted_features, planted_tokens
 from glossator.types import WINDOW, Request, content_id
 
 Bias = Literal["none", "broad", "narrow"]
 
-_SCOPES = {"topic": "topic", "position": "position"} | dict.fromkeys(("phrase", "and", "or", "except"), "phrase")
-_SAYS = "Fires on {}."
 _SURE, _UNSURE = 95, 50  # percent
-_UNKNOWN = "[TEXT]"  # stands for what a prompt does not show
-_Window = tuple[list[str], list[str], list[int]]  # tokens before, tokens, their strengths
 
 
 class OracleLLM(ScriptedLLM):
@@ -51,7 +49,7 @@ class OracleLLM(ScriptedLLM):
         self.features = tuple(planted_features() if features is None else features)
         self.error_rate, self.seed, self.bias = error_rate, seed, bias
         self.tasks: dict[str, Callable[[Request], dict[str, Any]]] = {
-            "explain:oneshot": self._explains,
+            **explaining(self),
             "score:detection": self._detects,
             "score:fuzzing": self._checks_marks,
             "score:simulation": self._simulates,
@@ -60,29 +58,12 @@ class OracleLLM(ScriptedLLM):
 
     def errs_on(self, word: str) -> bool:
         """Whether questions that turn on this word are answered wrongly."""
-        return self._draw("errs", word) < self.error_rate
+        return self.draw("errs", word) < self.error_rate
 
     def _answer(self, request: Request) -> str:
         if request.purpose not in self.tasks:
             raise ProviderError(f"{self.name}: knows no answer to {request.purpose}; it knows {', '.join(self.tasks)}")
         return json.dumps(self.tasks[request.purpose](request))
-
-    def _explains(self, request: Request) -> dict[str, Any]:
-        windows = read_windows(request.messages[-1].text)
-        feature = self._about(request) or self._recognised(windows)
-        word = _turns_on(windows)
-        notes = f"most of it is on {word}"
-        if not self.errs_on(word):
-            return _claim(feature, feature.description, notes)
-        if self.bias == "broad" and feature.broader:
-            return _claim(feature, feature.broader.description, notes)
-        if self.bias == "narrow" and feature.narrower:
-            return _claim(feature, feature.narrower.description, notes)
-        if self._draw("abstains", word) < 0.5:
-            return {"notes": "nothing that these windows share", "abstain": True, "scope": "none", "claim": ""}
-        others = [other for other in self.features if other.name != feature.name] or [feature]
-        other = others[int(self._draw("mistakes", word) * len(others))]
-        return _claim(other, other.description, notes)
 
     def _detects(self, request: Request) -> dict[str, Any]:
         said = []
@@ -118,7 +99,7 @@ class OracleLLM(ScriptedLLM):
     def _read(self, request: Request) -> list[tuple[_Shown, list[float] | None]]:
         """Windows, and what the label says that a feature does on each token; None: it says nothing that it knows."""
         label, windows = read_question(request.messages[1].text)
-        meaning = self.meanings.get(_plain(label))
+        meaning = self.meanings.get(plain(label))
         return [(window, None if meaning is None else window.under(meaning)) for window in windows]
 
     def _errs_in(self, window: _Shown, told: Sequence[float] | None) -> bool:
@@ -127,34 +108,9 @@ class OracleLLM(ScriptedLLM):
         place = window.turns_on(told)
         return self.errs_on(" ".join(window.tokens[max(0, place - 1) : place + 1]))
 
-    def _draw(self, what: str, word: str) -> float:
+    def draw(self, what: str, word: str) -> float:
         """Between 0 and 1, the same for the same word."""
         return float(int(content_id(self.seed, what, word), 16) / 2**64)
-
-    def _about(self, request: Request) -> PlantedFeature | None:
-        index = (request.about or "").rpartition("/")[2]
-        return self.features[int(index)] if index.isdecimal() and int(index) < len(self.features) else None
-
-    def _recognised(self, windows: Sequence[_Window]) -> PlantedFeature:
-        """The feature whose truth agrees best with the marks."""
-        return max(self.features, key=lambda feature: _agreement(feature.activation, windows))
-
-
-def read_windows(text: str) -> list[_Window]:
-    """What a prompt shows, from its lines of JSON."""
-    found: list[_Window] = []
-    for line in text.splitlines():
-        if not line.startswith('{"'):
-            continue
-        shown = json.loads(line)
-        tokens: list[str] = []
-        strengths: list[int] = []
-        for piece in shown["window"]:
-            words, strength = (piece, 0) if isinstance(piece, str) else piece
-            tokens += (new := planted_tokens(words))
-            strengths += [strength] * len(new)
-        found.append((planted_tokens(shown.get("before") or ""), tokens, strengths))
-    return found
 
 
 @dataclass(frozen=True)
@@ -170,7 +126,7 @@ class _Shown:
     def under(self, activation: Activation) -> list[float]:
         """Windows lie on a grid of contexts, so where anything stands before, a whole window does."""
         before = [] if self.before is None else planted_tokens(self.before)[-WINDOW:]
-        filled = [] if self.before is None else [_UNKNOWN] * (WINDOW - len(before)) + before
+        filled = [] if self.before is None else [UNKNOWN] * (WINDOW - len(before)) + before
         return activation([*filled, *self.tokens])[len(filled) :]
 
     def turns_on(self, told: Sequence[float] | None) -> int:
@@ -220,35 +176,6 @@ def _meanings(features: Sequence[PlantedFeature]) -> dict[str, Activation]:
     """What each description would make a feature do."""
     found: dict[str, Activation] = {}
     for feature in features:
-        nearly = (n for n in (feature.broader, feature.narrower) if n is not None)
-        found |= {_plain(n.description): n.activation for n in nearly if _plain(n.description) not in found}
-    return found | {_plain(feature.description): feature.activation for feature in features}
-
-
-def _plain(label: str) -> str:
-    """A label without what frames a description in it."""
-    return label.strip().removeprefix(_SAYS.split("{}")[0]).removesuffix(".").casefold()
-
-
-def _turns_on(windows: Sequence[_Window]) -> str:
-    """The most strongly marked word of the first window that has one."""
-    for _, tokens, strengths in windows:
-        if any(strengths):
-            return tokens[strengths.index(max(strengths))]
-    return ""
-
-
-def _claim(feature: PlantedFeature, description: str, notes: str) -> dict[str, Any]:
-    scope = _SCOPES.get(feature.kind, "token")
-    return {"notes": notes, "abstain": False, "scope": scope, "claim": _SAYS.format(description)}
-
-
-def _agreement(activation: Activation, windows: Sequence[_Window]) -> float:
-    """F1 of where it fires and where there are marks, over all windows."""
-    both = either = 0
-    for before, tokens, strengths in windows:
-        told = [value > 0 for value in activation([*before, *tokens])[len(before) :]]
-        marked = [strength > 0 for strength in strengths]
-        both += sum(a and b for a, b in zip(told, marked, strict=True))
-        either += sum(told) + sum(marked)
-    return 2 * both / max(either, 1)
+        nearly = feature.almost.values()
+        found |= {plain(n.description): n.activation for n in nearly if plain(n.description) not in found}
+    return found | {plain(feature.description): feature.activation for feature in features}

@@ -6,13 +6,15 @@ that has written down what it saw claims less of what it did not see.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from glossator.config import OneshotConfig
-from glossator.prompts.texts import fixed_text, prompt_row
+from glossator.prompts.texts import prompt_row
 from glossator.prompts.windows import chosen, fenced, window_lines
 from glossator.rows import PromptRow
 from glossator.types import FeatureRecord, Message, Request, Vocabulary
@@ -58,19 +60,32 @@ def prompt() -> PromptRow:
     return prompt_row(TASK, VERSION, Answer)
 
 
-def render(record: FeatureRecord, vocabulary: Vocabulary, config: OneshotConfig, attempt: int = 0) -> Request:
+def render(
+    record: FeatureRecord, vocabulary: Vocabulary, config: OneshotConfig, attempt: int = 0, sample: int = 0
+) -> Request:
     """The question about one feature, which must be active in `explain`. Equal records give equal bytes."""
+    asked = question(prompt(), active(record, vocabulary, config), config, str(record.feature))
+    return replace(asked, attempt=attempt, sample=sample)
+
+
+def active(record: FeatureRecord, vocabulary: Vocabulary, config: OneshotConfig) -> list[tuple[str, list[str]]]:
+    """The windows in which the feature is active, under their headings."""
     sample = record.exemplars["explain"]
     scale = float(sample.activations.max())
     parts = zip(("strongest", "range"), chosen(sample, config.strongest, config.over_range), strict=True)
-    shown = [(name, window_lines(sample, index, vocabulary, scale, config.margin)) for name, index in parts]
+    return [(name, window_lines(sample, index, vocabulary, scale, config.margin)) for name, index in parts]
+
+
+def question(
+    fixed: PromptRow, shown: Sequence[tuple[str, Sequence[str]]], config: OneshotConfig, about: str
+) -> Request:
+    """What the explainers' prompts share: their fixed text, what is shown inside the fence, the form of the answer."""
     return Request(
-        purpose=PURPOSE,
-        messages=(Message("system", fixed_text(TASK)), Message("user", fenced(shown))),
+        purpose=f"explain:{fixed.task}",
+        messages=(Message("system", fixed.text), Message("user", fenced(shown))),
         answer=Answer,
         max_tokens=config.max_tokens,
         temperature=config.temperature,
-        attempt=attempt,
-        about=str(record.feature),
-        prompt_id=prompt().prompt_id,
+        about=about,
+        prompt_id=fixed.prompt_id,
     )

@@ -37,12 +37,20 @@ def fenced(groups: Sequence[tuple[str, Sequence[str]]]) -> str:
     return "\n".join((FENCE[0], *lines, FENCE[1]))
 
 
-def window_lines(sample: Sample, index: Ints, vocabulary: Vocabulary, scale: float, margin: int) -> list[str]:
-    """The chosen windows, one line each, with `margin` tokens of the text beside them. `scale`: the activation shown as 10."""
-    return [_line(sample.windows.ids[i], sample, i, vocabulary, scale, margin) for i in index]
+def window_lines(
+    sample: Sample, index: Ints, vocabulary: Vocabulary, scale: float, margin: int, told: Floats | None = None
+) -> list[str]:
+    """The chosen windows, one line each, with `margin` tokens of the text beside them. `scale`: the activation shown as 10.
+
+    told [windows]: p(fires) that somebody predicted, shown in percent.
+    """
+    lines = [_shown(sample.windows.ids[i], sample, i, vocabulary, scale, margin) for i in index]
+    if told is not None:
+        lines = [{"told": round(100 * float(told[i]))} | line for i, line in zip(index, lines, strict=True)]
+    return [escaped(json.dumps(line, ensure_ascii=False)) for line in lines]
 
 
-def _line(ids: Ints, sample: Sample, i: int, vocabulary: Vocabulary, scale: float, margin: int) -> str:
+def _shown(ids: Ints, sample: Sample, i: int, vocabulary: Vocabulary, scale: float, margin: int) -> dict[str, Any]:
     start = sample.windows.start
     end = start + WINDOW
     window: dict[str, Any] = {"window": _pieces(ids[start:end], strengths(sample.activations[i], scale), vocabulary)}
@@ -53,7 +61,7 @@ def _line(ids: Ints, sample: Sample, i: int, vocabulary: Vocabulary, scale: floa
             window["window"][0] = _unspaced(window["window"][0])
     if margin and len(ids) > end:  # encoders read on both sides
         window["after"] = _text(ids[end : end + margin], vocabulary) or None
-    return escaped(json.dumps(window, ensure_ascii=False))
+    return window
 
 
 def strengths(activations: Floats, scale: float) -> Ints:
@@ -86,6 +94,23 @@ def chosen(sample: Sample, strongest: int, over_range: int) -> tuple[Ints, Ints]
         if len(within):
             ranged.append(rest[within[np.abs(quantile[within] - (part + 0.5) / over_range).argmin()]])
     return top, np.asarray(ranged, int)
+
+
+def resembling(near: Sample, shown: Sample, n: int) -> Ints:
+    """Up to `n` near misses to show, of each kind in turn, in their order. Windows of equal text once, and none that `shown` holds."""
+    place: dict[str, int] = {}
+    rank = []
+    for kind in near.stratum.tolist():
+        place[kind] = place.get(kind, -1) + 1
+        rank.append(place[kind])
+    known = {row.tobytes() for row in shown.windows.ids[:, shown.windows.scored]}
+    found: list[int] = []
+    for i in sorted(range(len(rank)), key=lambda i: (rank[i], str(near.stratum[i]))):
+        text = near.windows.ids[i, near.windows.scored].tobytes()
+        if text not in known and len(found) < n:
+            known.add(text)
+            found.append(i)
+    return np.asarray(found, int)
 
 
 def escaped(line: str) -> str:

@@ -2,6 +2,7 @@
 
 Brier skill, 1 - sum (p - y)^2 / sum (b - y)^2, over the experiments of one feature; b is how often edits of that kind fire
 on all *other* features. 1 is perfect, 0 knows no more than the kind, below 0 is worse. The predictor never sees the kind.
+Texts on which most carriers are weak (active under the threshold) are neither fired nor silent, and are left out.
 With the half dozen experiments that a feature has, the interval is wide: read it over features, not one by one.
 Blind spot: edits that nobody tried; mechanical edits stay close to real windows, so over-broad labels pass more easily.
 """

@@ -36,7 +36,9 @@ def pearson_of(sums: Floats) -> Floats:
 
 def resamples(documents: int, draws: int, rng: np.random.Generator) -> Floats:
     """[draws, documents]: how often each document comes in each resample."""
-    return rng.multinomial(documents, np.full(documents, 1 / documents), size=draws).astype(np.float64)
+    drawn = rng.integers(0, documents, (draws, documents))
+    drawn += np.arange(draws)[:, None] * documents  # counting is ten times as fast as drawing from a multinomial
+    return np.bincount(drawn.ravel(), minlength=draws * documents).reshape(draws, documents).astype(np.float64)
 
 
 def pearson(sums: Floats, times: Floats, n: int) -> Estimate:
@@ -62,8 +64,8 @@ def paired_difference(sums_a: Floats, sums_b: Floats, times: Floats, n: int) -> 
     return Estimate(value, float(low), float(high), n), float((1 + (drawn <= 0).sum()) / (1 + len(drawn)))
 
 
-def wilson(successes: int, n: int, level: float = 0.95) -> Estimate:
-    """A rate with Wilson's score interval (Wilson 1927)."""
+def wilson(successes: float, n: int, level: float = 0.95) -> Estimate:
+    """A rate with Wilson's score interval (Wilson 1927). successes: halves, for ties, are welcome."""
     if n == 0:
         return Estimate(float("nan"), float("nan"), float("nan"), 0)
     z = float(norm.ppf(0.5 + level / 2))

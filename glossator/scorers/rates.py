@@ -30,8 +30,9 @@ rate (precision, F1, Brier skill) comes out a little wide. Under five firing doc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -46,6 +47,7 @@ from glossator.scorers.bounds import (
     missing,
     precision_bound,
 )
+from glossator.scorers.formulas import RATES, Sums
 from glossator.types import Bools, Estimate, Floats, Ints, Sample, Windows
 
 CUT = 0.5  # a window is predicted to fire from this probability on
@@ -112,6 +114,13 @@ class Draws:
     times: Floats
     made_up: Floats
 
+    def of(self, documents: Ints) -> Draws:
+        """The same draws without documents that are not among these, where that spares much."""
+        kept = np.isin(self.documents, documents)
+        if 2 * kept.sum() > len(kept):
+            return self
+        return Draws(self.documents[kept], self.times[kept], self.made_up)
+
 
 def draw(documents: Ints, draws: int, seed: int) -> Draws:
     """For windows of these documents, which may repeat."""
@@ -155,11 +164,21 @@ def measure(
         return {name: missing(reason, len(p)) for name in metrics}
     if not np.isin(document, draws.documents).all():
         raise ValueError("a window's document is not among those that the draws were made for")
+    draws = draws.of(document)
     place = np.searchsorted(draws.documents, document)
-    scene = _Ranked(p, fires, weight, place, len(draws.documents), cut, bool({"auroc", "auprc"} & set(metrics)))
+    of = len(draws.documents), cut, "auroc" in metrics, "auprc" in metrics
+    scene = _Ranked(p, fires, weight, place, *of)
     wanted = [name for name in metrics if name != "false_positive_rate"] + ["recall", "specificity", "hits"]
     found = _estimates(scene, draws, list(dict.fromkeys(wanted)))
     return {name: _told(name, found, scene) for name in metrics}
+
+
+def auroc_draws(p: Floats, fires: Bools, weight: Floats, document: Ints, draws: Draws) -> Floats:
+    """[draws] AUROC under each draw, nothing made up: for differences of predictors on the same windows, all of weight > 0."""
+    draws = draws.of(document)
+    place = np.searchsorted(draws.documents, document)
+    s = _Ranked(p, fires, weight, place, len(draws.documents), CUT, True, False).sums(draws.times)
+    return np.asarray(1 - s.lost / (s.fires * s.silent), np.float64)
 
 
 def _estimates(scene: _Ranked, draws: Draws, wanted: list[str]) -> dict[str, Estimate]:
@@ -168,12 +187,13 @@ def _estimates(scene: _Ranked, draws: Draws, wanted: list[str]) -> dict[str, Est
     drawn, made_up = scene.sums(draws.times), draws.made_up * scene.effective[:, None]
     nothing, zero = np.zeros((4, 1)), np.zeros_like(made_up[0])
     worst, best = (zero, made_up[1], made_up[2], zero), (made_up[0], zero, zero, made_up[3])
-    value = np.array([_RATES[name](one, *nothing)[0] for name in wanted])
-    low = _quantile(np.stack([_RATES[name](drawn, *worst) for name in wanted]), _TAIL)
-    high = _quantile(np.stack([_RATES[name](drawn, *best) for name in wanted]), 1 - _TAIL)
+    value = np.array([RATES[name](one, *nothing)[0] for name in wanted])
+    low = _quantile(np.stack([RATES[name](drawn, *worst) for name in wanted]), _TAIL)
+    high = _quantile(np.stack([RATES[name](drawn, *best) for name in wanted]), 1 - _TAIL)
     wider = np.array([scene.wider(name) for name in wanted])
     floor = np.array([-np.inf if name == "brier_skill" else 0.0 for name in wanted])
     ceiling = np.array([np.inf if name == "hits" else 1.0 for name in wanted])
+    value = np.clip(value, floor, ceiling)  # a perfect reversal comes out a rounding error below 0
     low = np.maximum(value + np.minimum(low - value, 0) * wider, floor)
     high = np.minimum(value + np.maximum(high - value, 0) * wider, ceiling)
     rows = zip(wanted, value.tolist(), low.tolist(), high.tolist(), strict=True)
@@ -217,23 +237,6 @@ def _checked(e: Estimate, scene: _Ranked) -> Measured:
 
 
 @dataclass(frozen=True)
-class _Sums:
-    """Masses under weights of documents: [draws], and [m, draws] for the m distinct predictions on firing windows, falling."""
-
-    fires: Floats
-    silent: Floats
-    hits: Floats
-    false: Floats
-    error: Floats  # sum w (p - fires)^2
-    lowest: float  # prediction
-    highest: float
-    at: Floats  # [m, draws]: firing mass with just this prediction
-    above: Floats  # [m, draws]: silent mass with this prediction or a higher one
-    true: Floats  # [m, draws]: firing mass with this prediction or a higher one
-    lost: Floats  # sum over pairs, firing times silent mass, where the silent window is ranked higher; ties half
-
-
-@dataclass(frozen=True)
 class _Ranked:
     """One predictor's windows, sorted once: whatever documents weigh, a matrix product gives all masses."""
 
@@ -243,7 +246,8 @@ class _Ranked:
     place: Ints  # of the window's document
     documents: int
     cut: float
-    curves: bool  # masses by prediction are wanted
+    ranks: bool  # pairs of a firing and a silent window are wanted
+    curves: bool  # masses by prediction are wanted, too
     effective: Floats = field(init=False)  # [4] mass of an effective window: firing, firing, silent, silent
     false_documents: Ints = field(init=False)
     firing_documents: Floats = field(init=False)  # mass in each
@@ -280,7 +284,7 @@ class _Ranked:
         few = max(few, _LEAST_EFFECTIVE)
         return float(np.sqrt((few + 1) / (few - 1)))
 
-    def sums(self, times: Floats) -> _Sums:
+    def sums(self, times: Floats) -> Sums:
         """times [documents, draws]."""
         said, w, fires = self.p >= self.cut, self.weight, self.fires
         terms = [
@@ -289,100 +293,38 @@ class _Ranked:
         ]
         firing, silent, hits, false, error = np.stack(terms).astype(times.dtype) @ times
         ends = float(self.p.min()), float(self.p.max())
-        return _Sums(firing, silent, hits, false, error, *ends, *self._curves(times))
+        return Sums(firing, silent, hits, false, error, *ends, *self._curves(times))
 
     def _curves(self, times: Floats) -> tuple[Floats, Floats, Floats, Floats]:
-        """at, above, true, lost."""
-        if not self.curves:
-            none = np.empty((0, times.shape[1]))
+        """at, above, true, lost: what is not wanted stays empty."""
+        none, kind = np.empty((0, times.shape[1])), times.dtype
+        if not (self.ranks or self.curves):
             return none, none, none, none
-        d, kind = self.documents, times.dtype
-        firing, silent = np.flatnonzero(self.fires), np.flatnonzero(~self.fires)
-        firing = firing[np.argsort(-self.p[firing], kind="stable")]
-        rank, q = self.p[firing], self.p[silent]
-        starts = np.flatnonzero(np.append(True, rank[1:] != rank[:-1]))
-        steps, m = rank[starts], len(starts)
-        at = times[self.place[firing]] * self.weight[firing, None].astype(kind)
-        if m < len(firing):
-            at = np.add.reduceat(at, starts, axis=0)
-        step = m - np.searchsorted(steps[::-1], q, side="right")  # the highest step that is not above q; m: all are
-        cell, mass = step * d + self.place[silent], self.weight[silent]
-        above = np.bincount(cell, mass, (m + 1) * d).reshape(m + 1, d)[:m].cumsum(0).astype(kind) @ times
-        lost = np.einsum("ij,ij->j", at, above)
+        documents, mass, above, half = self._levels
+        if not self.curves and mass.shape[1] > len(documents):  # fewer documents than levels: sum over them instead
+            pairs = (mass @ half).astype(kind) @ times
+            return none, none, none, np.einsum("ij,ij->j", times[documents], pairs)
+        at = mass.T.astype(kind) @ times[documents]
+        over = above.astype(kind) @ times
+        lost = np.einsum("ij,ij->j", at, over if half is above else half.astype(kind) @ times)
+        return at, over, at.cumsum(0) if self.curves else none, lost
+
+    @cached_property
+    def _levels(self) -> tuple[Ints, Floats, Floats, Floats]:
+        """By the m distinct predictions on firing windows, falling: the firing documents [f] and their mass [f, m] at each.
+
+        Then [m, documents], twice: the silent mass with this prediction or a higher one, all of it and without half of the level.
+        """
+        d, firing, silent = self.documents, np.flatnonzero(self.fires), np.flatnonzero(~self.fires)
+        steps, level = np.unique(-self.p[firing], return_inverse=True)
+        documents, row = np.unique(self.place[firing], return_inverse=True)
+        m, shape = len(steps), (len(documents), len(steps))
+        mass = np.bincount(row * m + level, self.weight[firing], shape[0] * m).reshape(shape)
+        q, heavy = -self.p[silent], self.weight[silent]
+        step = np.searchsorted(steps, q, side="left")  # the highest level that is not above q; m: all are
+        cell = step * d + self.place[silent]
+        above = np.bincount(cell, heavy, (m + 1) * d).reshape(m + 1, d)[:m].cumsum(0)
         tied = np.append(steps, np.nan)[step] == q
-        if tied.any():
-            level = np.bincount(cell[tied], mass[tied], m * d).reshape(m, d).astype(kind) @ times
-            lost -= np.einsum("ij,ij->j", at, level) / 2
-        return at, above, at.cumsum(0), lost
-
-
-# --------------------------------------------------------------------------- the metrics, [draws] each
-# s: masses of real windows; hit, miss, false, right: of made-up ones. A made-up hit or false alarm is ranked above every
-# real window, level with each other; a miss or a quiet silent window below.
-
-
-def _auroc(s: _Sums, hit: Floats, miss: Floats, false: Floats, right: Floats) -> Floats:
-    """Hanley and McNeil (1982): the chance that a firing window is ranked above a silent one, ties half. Chance level 0.5."""
-    silent = s.silent + false + right
-    lost = s.lost + s.fires * false + miss * (silent - right / 2) + hit * false / 2
-    return np.asarray(1 - lost / ((s.fires + hit + miss) * silent))
-
-
-def _auprc(s: _Sums, hit: Floats, miss: Floats, false: Floats, right: Floats) -> Floats:
-    """Average precision: of the steps of recall, each with its precision. Chance level: the share of firing windows."""
-    fires, silent = s.fires + hit + miss, s.silent + false + right
-    precision = s.true + hit
-    precision /= s.above + (s.true + (hit + false))
-    steps = np.einsum("ij,ij->j", s.at, precision)
-    first = hit * hit / np.maximum(hit + false, 1e-30)
-    return np.asarray((steps + first + miss * fires / (fires + silent)) / fires)
-
-
-def _precision(s: _Sums, hit: Floats, miss: Floats, false: Floats, right: Floats) -> Floats:
-    """Of what is predicted to fire, the share that does. Chance level: the share of firing windows. Blind to misses."""
-    return np.asarray((s.hits + hit) / np.maximum(s.hits + hit + s.false + false, 1e-30))
-
-
-def _recall(s: _Sums, hit: Floats, miss: Floats, false: Floats, right: Floats) -> Floats:
-    """Of what fires, the share that is predicted to. Blind to false positives: "always" has 1."""
-    return np.asarray((s.hits + hit) / (s.fires + hit + miss))
-
-
-def _specificity(s: _Sums, hit: Floats, miss: Floats, false: Floats, right: Floats) -> Floats:
-    return np.asarray(1 - (s.false + false) / (s.silent + false + right))
-
-
-def _f1(s: _Sums, hit: Floats, miss: Floats, false: Floats, right: Floats) -> Floats:
-    """The harmonic mean of precision and recall."""
-    hits = s.hits + hit
-    return np.asarray(2 * hits / (hits + s.false + false + s.fires + hit + miss))
-
-
-def _balanced(s: _Sums, hit: Floats, miss: Floats, false: Floats, right: Floats) -> Floats:
-    """The mean of recall and specificity. Chance level 0.5."""
-    return (_recall(s, hit, miss, false, right) + _specificity(s, hit, miss, false, right)) / 2
-
-
-def _hits(s: _Sums, hit: Floats, miss: Floats, false: Floats, right: Floats) -> Floats:
-    """Firing mass that is found, over silent mass."""
-    return np.asarray((s.hits + hit) / (s.silent + false + right))
-
-
-def _brier(s: _Sums, hit: Floats, miss: Floats, false: Floats, right: Floats) -> Floats:
-    """1 - mean squared error over that of the weighted base rate. Chance level 0; below it for overconfident predictors."""
-    fires, silent = s.fires + hit + miss, s.silent + false + right
-    made_up = hit * (1 - s.highest) ** 2 + miss * (1 - s.lowest) ** 2 + false * s.highest**2 + right * s.lowest**2
-    return np.asarray(1 - (s.error + made_up) * (fires + silent) / (fires * silent))
-
-
-_RATES: dict[str, Callable[..., Floats]] = {
-    "auroc": _auroc,
-    "auprc": _auprc,
-    "precision": _precision,
-    "recall": _recall,
-    "specificity": _specificity,
-    "f1": _f1,
-    "balanced_accuracy": _balanced,
-    "brier_skill": _brier,
-    "hits": _hits,
-}
+        if not tied.any():
+            return documents, mass, above, above
+        return documents, mass, above, above - np.bincount(cell[tied], heavy[tied], m * d).reshape(m, d) / 2

@@ -27,10 +27,10 @@ _TOP_SHARE = 3  # one window of three
 
 
 class LLMPredictor:
-    """Raises what `LLM.complete` raises, and ValueError for a label that no question can hold."""
+    """Raises what `LLM.complete` raises, and ValueError for a label that no question can hold. sample: which repeat, 0 the first draw."""
 
-    def __init__(self, llm: LLM, vocabulary: Vocabulary, config: LLMScoreConfig) -> None:
-        self.llm, self.vocabulary, self.config = llm, vocabulary, config
+    def __init__(self, llm: LLM, vocabulary: Vocabulary, config: LLMScoreConfig, sample: int = 0) -> None:
+        self.llm, self.vocabulary, self.config, self.sample = llm, vocabulary, config, sample
 
     @property
     def predictor(self) -> str:
@@ -68,6 +68,7 @@ class LLMPredictor:
         return into
 
     async def _answer(self, request: Request, tries: int) -> Any:
+        request = replace(request, sample=self.sample)
         for attempt in range(tries - 1):
             try:
                 return (await self.llm.complete(replace(request, attempt=attempt))).value

@@ -50,6 +50,8 @@ _RANK = {
 }
 
 
+_RANK_STEP = 16  # above every strength
+_NOWHERE = -2  # no id
 Match = tuple[Bools, int, int]
 
 
@@ -71,10 +73,65 @@ class Rule:
     def __init__(self, program: Mapping[str, Any], lexicon: Lexicon) -> None:
         self.items = [_checked(item) for item in program.get("items", ())]
         self._lexicon = lexicon
+        self._said = self._by_token()
 
     def strengths(self, windows: Windows) -> Ints:
-        """[n, WINDOW] int8 in 0..10, 0 where there is no token."""
-        return resolve(self.matches(windows), (len(windows), WINDOW))
+        """[n, WINDOW] int8 in 0..10, 0 where there is no token.
+
+        The same as resolving `matches`, several times as fast: what a token says by itself is looked up, and only what
+        stands beside it is compared. A rank and a strength make one number, of which the largest speaks.
+        """
+        ids = windows.ids
+        said = self._table()[ids[:, windows.scored]]
+        spans = self._lexicon.spans.bits(windows) if any(_needs_spans(i) for i in self.items) else None
+        for item in self.items:
+            if item["kind"] in ("token", "words", "number") or item.get("class") in TOKEN_CLASSES:
+                continue
+            loud = _RANK_STEP * _rank(item) + item["strength"]
+            if item.get("token") is not None:
+                row, column = self._beside_token(ids, windows, item)
+                said[row, column] = np.maximum(said[row, column], loud)
+            else:
+                hit = self._matches(item, ids, windows, spans) & windows.mask
+                said[hit] = np.maximum(said[hit], loud)
+        return said & (_RANK_STEP - 1)
+
+    def _by_token(self) -> tuple[Ints, Ints]:
+        """Token ids that items name, and what each says: rank and strength in one number."""
+        said: dict[int, int] = {}
+        for item in self.items:
+            names = {"token": [item.get("token")], "words": item.get("tokens", [])}.get(item["kind"], [])
+            for token in map(self._id, names):
+                said[token] = max(said.get(token, 0), _RANK_STEP * _rank(item) + item["strength"])
+        said.pop(_NOWHERE, None)
+        return np.asarray(list(said), np.int64), np.asarray(list(said.values()), np.int8)
+
+    def _table(self) -> Ints:
+        """[V + 1] int8: what each token says by itself; the last one, which PAD finds, nothing. Made anew: kept, it is large."""
+        table = np.zeros(len(self._lexicon.vocabulary) + 1, np.int8)
+        ids, said = self._said
+        table[ids] = said
+        for item in self.items:
+            loud = _RANK_STEP * _rank(item) + item["strength"]
+            if item["kind"] == "number":
+                hit = (self._lexicon.number >= item["low"]) & (self._lexicon.number <= item["high"])
+            elif item.get("class") in TOKEN_CLASSES:
+                hit = self._lexicon.table[TOKEN_CLASSES.index(item["class"])]
+            else:
+                continue
+            np.maximum(table[:-1], loud, out=table[:-1], where=hit)
+        return table
+
+    def _beside_token(self, ids: Ints, windows: Windows, item: Mapping[str, Any]) -> tuple[Ints, Ints]:
+        """Rows and scored columns of the item's token where the others stand before or after it."""
+        row, column = np.nonzero(ids[:, windows.scored] == self._id(item["token"]))
+        side, others = (-1, item["previous"][::-1]) if item["kind"] == "after" else (1, item["next"])
+        for distance, other in enumerate(others, 1):
+            place = windows.start + column + side * distance
+            inside = (place >= 0) & (place < ids.shape[1])
+            hit = inside & (ids[row, np.where(inside, place, 0)] == self._id(other))
+            row, column = row[hit], column[hit]
+        return row, column
 
     def matches(self, windows: Windows) -> list[Match]:
         """Each item's tokens [n, WINDOW], rank and strength."""
@@ -111,7 +168,7 @@ class Rule:
 
     def _id(self, name: str) -> int:
         found = self._lexicon.vocabulary.find(name)
-        return -2 if found is None else found  # a token that this subject does not have matches nothing
+        return _NOWHERE if found is None else found  # a token that this subject does not have matches nothing
 
     def _in_class(self, name: str, here: Ints, windows: Windows, spans: Ints | None) -> Bools:
         if name in TOKEN_CLASSES:

@@ -1,9 +1,20 @@
 """The table `label`: one row for each feature, made anew at the end of each stage from explanations and scores.
 
-The label of a feature is the explanation that is best on `select`. Where two explainers were scored by the same predictor
-their `select` scores decide; predictors are never compared with one another, so a label read by a model goes before a rule.
-What has no score yet goes behind what has one and before an abstention; of the unscored, what a model wrote goes first.
-The scores beside a label are all of the predictor that it was chosen by, and so are its nulls.
+The label of a feature is the explanation that is best on `select`, by one predictor and one metric: values of different
+predictors are never compared. Which one decides is settled for each feature, in this order:
+
+1. `simulation` by a language model that read the texts; else `detection` by one; else `simulation` of rules. Of two models
+   the one that has read more labels of this dictionary in that way goes first, then the one whose name does.
+2. What has no score by the predictor that decides goes behind what has one, and before an abstention; of the unscored,
+   what a model wrote goes first.
+
+What others wrote (`imported:...`) is scored beside, and never becomes the label: which text its writer saw is not known.
+Nor do the candidates that an explainer weighed (`best_of:candidate`): what it took of them is an explanation of its own.
+
+The scores beside a label are all of the predictor that it was chosen by (where nothing decided, of a model that has read
+it, else of the rule, else of what else there is), and so are its nulls: those of `simulation` if it has them, else those
+of `detection`. `trusted` is about that one metric: better than permuted labels and than the neighbour's after correction,
+and a lift over the lexical rule (of a rule: over a single token) whose interval is above 0. NULL where one was not asked.
 """
 
 from __future__ import annotations
@@ -13,15 +24,26 @@ from glossator.store.store import Store
 
 _MATERIALISE = """
 CREATE OR REPLACE TABLE label AS
-WITH chosen AS (
-    SELECT e.*, s.value AS fit, coalesce(s.predictor, t.predictor) AS predictor
-    FROM explanation e
-    LEFT JOIN score s ON s.explanation_id = e.explanation_id AND s.metric = 'simulation' AND s.split = 'select' AND s.value IS NOT NULL
-    LEFT JOIN (SELECT explanation_id, coalesce(min(predictor) FILTER (predictor LIKE 'llm:%'), min(predictor)) AS predictor
-               FROM score WHERE split = 'test' GROUP BY explanation_id) t ON t.explanation_id = e.explanation_id
+WITH own AS (FROM explanation WHERE NOT starts_with(explainer, 'imported:') AND NOT ends_with(explainer, ':candidate')),
+judged AS (
+    SELECT e.dictionary, e.feature, e.explanation_id, s.predictor, s.metric, s.value
+    FROM score s JOIN own e ON e.explanation_id = s.explanation_id
+    WHERE s.split = 'select' AND s.value IS NOT NULL AND (s.metric = 'simulation' AND (s.predictor = 'rule' OR starts_with(s.predictor, 'llm:'))
+          OR s.metric = 'detection' AND starts_with(s.predictor, 'llm:'))
+),
+readers AS (SELECT dictionary, predictor, metric, count(*) AS n FROM judged GROUP BY ALL),
+deciding AS (
+    SELECT j.dictionary, j.feature, j.predictor, j.metric FROM judged j JOIN readers r USING (dictionary, predictor, metric)
+    QUALIFY row_number() OVER (PARTITION BY j.dictionary, j.feature ORDER BY j.predictor = 'rule', j.metric DESC, r.n DESC, j.predictor) = 1
+),
+fit AS (SELECT explanation_id, predictor, value FROM judged JOIN deciding USING (dictionary, feature, predictor, metric)),
+read_by AS (SELECT explanation_id, arg_min(predictor, (NOT starts_with(predictor, 'llm:'), predictor <> 'rule', predictor)) AS predictor
+            FROM score WHERE split = 'test' GROUP BY explanation_id),
+chosen AS (
+    SELECT e.*, coalesce(s.predictor, t.predictor) AS predictor
+    FROM own e LEFT JOIN fit s ON s.explanation_id = e.explanation_id LEFT JOIN read_by t ON t.explanation_id = e.explanation_id
     QUALIFY row_number() OVER (PARTITION BY e.dictionary, e.feature
-        ORDER BY e.abstained, coalesce(s.predictor LIKE 'llm:%', false) DESC, s.value DESC NULLS LAST,
-                 e.model IS NULL, e.explanation_id) = 1
+        ORDER BY e.abstained, s.value DESC NULLS LAST, e.model IS NULL, e.explanation_id) = 1
 ),
 scores AS (
     SELECT explanation_id, predictor,
@@ -30,15 +52,17 @@ scores AS (
     FROM score WHERE split = 'test' GROUP BY explanation_id, predictor
 ),
 nulls AS (
-    SELECT explanation_id, max(p_value) FILTER (comparison = 'permuted') AS p_vs_permuted, max(q_value) FILTER (comparison = 'permuted') AS q_permuted,
+    SELECT explanation_id, predictor, metric,
+           max(p_value) FILTER (comparison = 'permuted') AS p_vs_permuted, max(q_value) FILTER (comparison = 'permuted') AS q_permuted,
            max(p_value) FILTER (comparison = 'neighbour') AS p_vs_neighbour, max(q_value) FILTER (comparison = 'neighbour') AS q_neighbour,
            max(difference) FILTER (comparison = 'lexical') AS lift, max(low) FILTER (comparison = 'lexical') AS lift_low
-    FROM null_score WHERE metric = 'simulation' GROUP BY explanation_id
+    FROM null_score WHERE metric IN ('simulation', 'detection') GROUP BY explanation_id, predictor, metric
+    QUALIFY row_number() OVER (PARTITION BY explanation_id, predictor ORDER BY metric DESC) = 1  -- simulation before detection
 ),
 last_word AS (SELECT dictionary, feature, stage, arg_max(status, rowid) AS status FROM stage GROUP BY ALL),
 broken AS (SELECT x.dictionary, x.feature, arg_max(x.stage || ': ' || x.error || ': ' || x.message, x.rowid) AS message
            FROM failure x LEFT JOIN last_word w USING (dictionary, feature, stage)
-           WHERE x.feature IS NOT NULL AND coalesce(w.status, 'failed') = 'failed' GROUP BY ALL)
+           WHERE x.feature IS NOT NULL AND coalesce(w.status, 'failed') = 'failed' AND NOT contains(x.stage, ':imported:') GROUP BY ALL)
 SELECT f.dictionary, f.feature, c.text AS label, c.explainer, c.predictor, c.model, f.density,
        f.max_activation, f.threshold, s.simulation, s.simulation_within, s.detection, s.adversarial, n.p_vs_permuted, n.p_vs_neighbour,
        n.lift AS lift_over_lexical,
@@ -49,7 +73,7 @@ SELECT f.dictionary, f.feature, c.text AS label, c.explainer, c.predictor, c.mod
 FROM feature f
 LEFT JOIN chosen c USING (dictionary, feature)
 LEFT JOIN scores s ON s.explanation_id = c.explanation_id AND s.predictor = c.predictor
-LEFT JOIN nulls n ON n.explanation_id = c.explanation_id AND c.predictor = 'rule'  -- so far rules alone have nulls
+LEFT JOIN nulls n ON n.explanation_id = c.explanation_id AND n.predictor = c.predictor
 LEFT JOIN broken b ON b.dictionary = f.dictionary AND b.feature = f.feature
 ORDER BY f.dictionary, f.feature
 """

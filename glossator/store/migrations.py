@@ -98,7 +98,19 @@ CREATE TABLE set_comparison (dictionary VARCHAR, a VARCHAR, b VARCHAR, predictor
     mean_a DOUBLE, mean_b DOUBLE, difference DOUBLE, low DOUBLE, high DOUBLE, p_value DOUBLE, run_id VARCHAR);
 """
 
-MIGRATIONS: tuple[str, ...] = (M001, M002, M003, M004)
+# Debates: two rivals, the texts that were measured, and what was said of them.
+M005 = """
+CREATE TABLE debate (debate_id VARCHAR, dictionary VARCHAR, feature INTEGER, predictor VARCHAR, a_id VARCHAR, a_source VARCHAR,
+    a_text VARCHAR, a_program VARCHAR, b_id VARCHAR, b_source VARCHAR, b_text VARCHAR, b_program VARCHAR, verdict VARCHAR, sentence VARCHAR,
+    reason VARCHAR, lead DOUBLE, experiments INTEGER, budget INTEGER, proposed INTEGER, error DOUBLE, same VARCHAR, metric VARCHAR,
+    a_score DOUBLE, b_score DOUBLE, winner_score DOUBLE, difference DOUBLE, low DOUBLE, high DOUBLE, reversal BOOLEAN, run_id VARCHAR);
+CREATE TABLE debate_turn (debate_id VARCHAR, number INTEGER, experiment_id VARCHAR, proposer VARCHAR, kind VARCHAR, word VARCHAR,
+    text VARCHAR USING COMPRESSION zstd, p_a DOUBLE, p_b DOUBLE, p_both DOUBLE, p_overlap DOUBLE, p_neither DOUBLE, fired BOOLEAN,
+    fired_share DOUBLE, vote DOUBLE, gain DOUBLE, log_a DOUBLE, log_b DOUBLE, log_both DOUBLE, log_overlap DOUBLE, log_neither DOUBLE,
+    leader VARCHAR, lead DOUBLE, speaker VARCHAR, statement VARCHAR, unsupported VARCHAR[], run_id VARCHAR);
+"""
+
+MIGRATIONS: tuple[str, ...] = (M001, M002, M003, M004, M005)
 
 VIEWS = """
 CREATE OR REPLACE VIEW labels AS
@@ -108,7 +120,8 @@ FROM label ORDER BY dictionary, feature;
 
 CREATE OR REPLACE VIEW outcome AS
 SELECT experiment_id, dictionary, feature, count(*) AS carriers, avg(fires::INT) AS fired_share,
-       avg(fires::INT) > 0.5 AS fires, median(max_activation) AS max_activation
+       avg(fires::INT) > 0.5 AS fires, median(max_activation) AS max_activation,
+       avg(fires::INT) <= 0.5 AND avg((max_activation > 0)::INT) > 0.5 AS weak  -- active under the threshold: no verdict
 FROM measurement GROUP BY ALL;
 
 CREATE OR REPLACE VIEW counterexamples AS
@@ -117,23 +130,54 @@ SELECT e.dictionary, e.feature, l.label, e.kind, p.p_fires, o.fires, o.fired_sha
 FROM prediction p JOIN experiment e USING (experiment_id) JOIN outcome o USING (experiment_id)
 JOIN feature f ON f.dictionary = e.dictionary AND f.feature = e.feature
 LEFT JOIN label l ON l.dictionary = e.dictionary AND l.feature = e.feature AND l.explanation_id = p.explanation_id
-WHERE (p.p_fires >= 0.5) <> o.fires
+WHERE (p.p_fires >= 0.5) <> o.fires AND NOT o.weak
 ORDER BY abs(p.p_fires - o.fires::INT) DESC, e.dictionary, e.feature;
 
+-- One row for each explainer, predictor and metric, of real dictionaries (control NULL) and of each kind of control apart; `test` alone.
+-- mean: over features with a value; mean_with_failures: features whose scorer failed count 0. low, high: 1.96 standard errors of the mean
+-- over features. null_mean: of labels of other features. coverage: share of the scorable features that have a value.
+-- p_permuted_share, p_neighbour_share: share of n with q < 0.05 against labels of other features, against that of the nearest feature;
+-- lift_share: share of n whose lift over the lexical rule (of a rule: over one token) has an interval above 0. NULL: not asked for.
+-- predictor: `embedding (dependent)` where the encoder is the subject: no headline.
+-- repeat_sd: standard deviation of the mean over repeated draws, the first one included, of the labels that all draws have a value of.
 CREATE OR REPLACE VIEW scoreboard AS
-WITH judged AS (SELECT DISTINCT explainer, dictionary FROM score WHERE split = 'test'),
-     scorable AS (SELECT explainer, count(*) FILTER (status NOT IN ('dead', 'rare')) AS n FROM judged JOIN feature USING (dictionary) GROUP BY ALL),
+WITH kind AS (SELECT dictionary, coalesce(control, '') AS control FROM dictionary UNION SELECT DISTINCT dictionary, '' FROM score ANTI JOIN dictionary USING (dictionary)),
+     tested AS (SELECT * REPLACE (predictor || if(note LIKE 'dependent%', ' (dependent)', '') AS predictor) FROM score JOIN kind USING (dictionary) WHERE split = 'test'),
+     judged AS (SELECT DISTINCT explainer, control, dictionary FROM tested),
+     scorable AS (SELECT explainer, control, count(*) FILTER (status NOT IN ('dead', 'rare')) AS n FROM judged JOIN feature USING (dictionary) GROUP BY ALL),
      last_word AS (SELECT dictionary, arg_max(status, rowid) AS status FROM stage WHERE stage = 'score' GROUP BY dictionary, feature),
-     broken AS (SELECT explainer, count(*) FILTER (status = 'failed') AS n FROM judged LEFT JOIN last_word USING (dictionary) GROUP BY ALL),
-     scored AS (SELECT explainer, predictor, metric, count(value) AS n, count(*) FILTER (value IS NULL AND note IS NULL) AS failed, avg(value) AS mean, median(value) AS median,
-                       stddev_samp(value) AS sd, sum(value) AS total FROM score WHERE split = 'test' GROUP BY ALL),
-     nulls AS (SELECT s.explainer, s.predictor, s.metric, avg(n.null_mean) AS null_mean FROM null_score n
-               JOIN score s ON s.explanation_id = n.explanation_id AND s.metric = n.metric AND s.split = 'test'
-               WHERE n.comparison = 'permuted' GROUP BY ALL)
-SELECT explainer, predictor, metric, scored.n, mean, total / nullif(scored.n + failed + if(predictor LIKE 'llm:%', 0, broken.n), 0) AS mean_with_failures, median,
-       mean - 1.96 * sd / sqrt(scored.n) AS low, mean + 1.96 * sd / sqrt(scored.n) AS high, null_mean, scored.n / nullif(scorable.n, 0) AS coverage
-FROM scored JOIN broken USING (explainer) LEFT JOIN scorable USING (explainer) LEFT JOIN nulls USING (explainer, predictor, metric)
-ORDER BY metric, explainer, predictor;
+     broken AS (SELECT explainer, control, count(*) FILTER (status = 'failed') AS n FROM judged LEFT JOIN last_word USING (dictionary) GROUP BY ALL),
+     scored AS (SELECT explainer, predictor, metric, control, count(value) AS n, count(*) FILTER (value IS NULL AND note IS NULL) AS failed, avg(value) AS mean,
+                       median(value) AS median, stddev_samp(value) AS sd, sum(value) AS total FROM tested GROUP BY ALL),
+     nulls AS (SELECT s.explainer, s.predictor, s.metric, s.control, avg(n.null_mean) FILTER (comparison = 'permuted') AS null_mean,
+                      count(*) FILTER (comparison = 'permuted' AND q_value < 0.05) AS permuted, count(q_value) FILTER (comparison = 'permuted') AS n_permuted,
+                      count(*) FILTER (comparison = 'neighbour' AND q_value < 0.05) AS neighbour, count(q_value) FILTER (comparison = 'neighbour') AS n_neighbour,
+                      count(*) FILTER (comparison = 'lexical' AND n.low > 0) AS lift, count(n.low) FILTER (comparison = 'lexical') AS n_lift
+               FROM null_score n JOIN tested s ON s.explanation_id = n.explanation_id AND s.metric = n.metric AND replace(s.predictor, ' (dependent)', '') = n.predictor GROUP BY ALL),
+     draws AS (SELECT explanation_id, explainer, predictor, metric, control, 0 AS repeat, value FROM tested WHERE value IS NOT NULL
+               UNION ALL SELECT explanation_id, explainer, predictor, metric, control, repeat, value FROM repeat_score JOIN kind USING (dictionary)
+               WHERE split = 'test' AND value IS NOT NULL),
+     complete AS (SELECT * FROM draws WHERE metric IN (SELECT metric FROM repeat_score)
+                  QUALIFY count(*) OVER (PARTITION BY explanation_id, predictor, metric) = max(repeat) OVER (PARTITION BY explainer, predictor, metric, control) + 1),
+     repeats AS (SELECT explainer, predictor, metric, control, stddev_samp(mean) AS repeat_sd FROM
+                 (SELECT explainer, predictor, metric, control, repeat, avg(value) AS mean FROM complete GROUP BY ALL) GROUP BY ALL)
+SELECT explainer, predictor, metric, scored.n, mean, total / nullif(scored.n + failed + if(predictor = 'rule', broken.n, 0), 0) AS mean_with_failures, median,
+       mean - 1.96 * sd / sqrt(scored.n) AS low, mean + 1.96 * sd / sqrt(scored.n) AS high, null_mean, scored.n / nullif(scorable.n, 0) AS coverage,
+       nullif(control, '') AS control, if(n_permuted > 0, permuted / scored.n, NULL) AS p_permuted_share,
+       if(n_neighbour > 0, neighbour / scored.n, NULL) AS p_neighbour_share, if(n_lift > 0, lift / scored.n, NULL) AS lift_share, repeat_sd
+FROM scored JOIN broken USING (explainer, control) LEFT JOIN scorable USING (explainer, control)
+     LEFT JOIN nulls USING (explainer, predictor, metric, control) LEFT JOIN repeats USING (explainer, predictor, metric, control)
+ORDER BY metric, explainer, predictor, control NULLS FIRST;
+
+CREATE OR REPLACE VIEW ratings AS
+WITH written AS (SELECT explanation_id, arg_max(text, rowid) AS text, arg_max(explainer, rowid) AS explainer FROM explanation GROUP BY ALL)
+SELECT r.dictionary, r.feature, a.text AS label, a.explainer, r.judgement,
+       CASE r.judgement WHEN 'wrong' THEN 1 WHEN 'poor' THEN 2 WHEN 'half' THEN 3 WHEN 'good' THEN 4 WHEN 'right' THEN 5 END AS rating,
+       b.text AS rival, b.explainer AS rival_explainer,
+       CASE r.judgement WHEN 'a better' THEN a.explainer WHEN 'b better' THEN b.explainer END AS preferred,
+       r.rater, r.seconds, make_timestamp((r.rated_at * 1000000)::BIGINT) AS rated_at, r.explanation_id, r.rival_id
+FROM rating r LEFT JOIN written a USING (explanation_id) LEFT JOIN written b ON b.explanation_id = r.rival_id
+ORDER BY r.dictionary, r.rated_at;
 
 CREATE OR REPLACE VIEW spend AS
 SELECT purpose, provider || ':' || model AS model, count(reply) AS calls, sum(input_tokens)::BIGINT AS input_tokens,
@@ -153,13 +197,23 @@ ORDER BY dollars DESC NULLS LAST, purpose, model;
 
 CREATE OR REPLACE VIEW coverage AS
 WITH todo AS (SELECT count(*) AS n FROM feature WHERE status <> 'dead'),
+     theirs AS (SELECT explainer, count(*) FILTER (status <> 'dead') AS n FROM explanation JOIN feature USING (dictionary, feature)
+                WHERE starts_with(explainer, 'imported:') GROUP BY explainer),
      stages AS (SELECT unnest(['explain', 'probe', 'score']) AS stage UNION SELECT stage FROM stage WHERE stage LIKE 'explain:%' OR stage LIKE 'score:%'),
      latest AS (SELECT s.dictionary, s.feature, s.stage, arg_max(s.status, s.rowid) AS status FROM stage s
                 JOIN feature f ON f.dictionary = s.dictionary AND f.feature = s.feature AND f.status <> 'dead' GROUP BY ALL)
 SELECT stages.stage, count(*) FILTER (latest.status = 'done') AS done, count(*) FILTER (latest.status = 'failed') AS failed,
-       count(*) FILTER (latest.status = 'abstained') AS abstained, any_value(todo.n) - count(latest.status) AS waiting
-FROM stages CROSS JOIN todo LEFT JOIN latest USING (stage)
+       count(*) FILTER (latest.status = 'abstained') AS abstained, coalesce(any_value(theirs.n), any_value(todo.n)) - count(latest.status) AS waiting
+FROM stages CROSS JOIN todo LEFT JOIN latest USING (stage) LEFT JOIN theirs ON ends_with(stages.stage, ':' || theirs.explainer)
 GROUP BY stages.stage ORDER BY list_position(['explain', 'probe', 'score'], split_part(stages.stage, ':', 1)), stages.stage;
+
+-- One row for each turn of each debate, in order; closing words come last and have no experiment.
+CREATE OR REPLACE VIEW transcript AS
+SELECT d.dictionary, d.feature, d.debate_id, t.number, t.kind, t.proposer, t.text, d.a_text AS a, d.b_text AS b, t.p_a, t.p_b, t.p_both,
+       t.p_overlap, t.p_neither, t.fired, t.fired_share, o.max_activation, t.leader, t.lead, t.speaker, t.statement, t.unsupported,
+       d.verdict, d.sentence, d.predictor, t.experiment_id
+FROM debate_turn t JOIN debate d USING (debate_id) LEFT JOIN outcome o ON o.experiment_id = t.experiment_id
+ORDER BY d.dictionary, d.feature, d.debate_id, t.number;
 """
 
 

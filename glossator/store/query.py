@@ -15,6 +15,7 @@ from rich.text import Text
 
 from glossator.errors import StoreError, UsageError
 from glossator.store.migrations import MIGRATIONS
+from glossator.types import visible
 
 FORMATS = ("table", "csv", "json")
 _WIDEST = 90
@@ -146,5 +147,5 @@ def _records(table: pa.Table, console: Console) -> None:
 def _cell(value: object) -> str:
     if value is None:
         return ""
-    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    text = f"{value:.4g}" if isinstance(value, float) else visible(str(value), "\n\t")
     return text if len(text) <= _WIDEST * 4 else text[: _WIDEST * 4] + "…"

@@ -17,7 +17,19 @@ import pyarrow as pa
 
 from glossator.errors import FeatureError, StoreError
 from glossator.store.store import Store
-from glossator.types import SPLITS, WINDOW, FeatureId, FeatureRecord, Floats, Ints, Sample, Split, Vocabulary, Windows
+from glossator.types import (
+    SPLITS,
+    WINDOW,
+    Bools,
+    FeatureId,
+    FeatureRecord,
+    Floats,
+    Ints,
+    Sample,
+    Split,
+    Vocabulary,
+    Windows,
+)
 
 _BATCH = 256
 _HELD = 1 << 28  # bytes of shown windows that are held for a whole reading
@@ -39,12 +51,12 @@ def dictionaries(store: Store) -> list[str]:
 
 
 def the_dictionary(store: Store, wanted: str | None = None) -> str:
-    """The dictionary that is meant; the only one if none is named."""
+    """The dictionary that is meant; the only one beside its controls if none is named."""
     names = dictionaries(store)
     if not names:
         raise StoreError(f"{store.path}: holds no harvest yet; run `glossator harvest {store.path} ...` first")
-    if wanted is None and len(names) == 1:
-        return names[0]
+    if wanted is None and len(real := store.sql("SELECT dictionary FROM dictionary WHERE control IS NULL")) == 1:
+        return str(real[0][0])
     if wanted not in names:
         named = "--dictionary" if wanted is None else f"--dictionary {wanted}"
         raise FeatureError(f"{named}: this run has {', '.join(names)}; name one of them")
@@ -87,6 +99,15 @@ class Background:
         acts = np.zeros((len(self.windows), WINDOW), np.float32)
         acts[self.row[a:b], self.position[a:b]] = self.value[a:b]
         return Sample(self.windows, acts, *self._same)
+
+    def fires(self, features: Sequence[int], thresholds: Floats) -> Bools:
+        """[windows]: whether one of these features fires there. thresholds [n_features]; a dead feature never fires."""
+        found = np.zeros(len(self.windows), bool)
+        for feature in features:
+            a, b = np.searchsorted(self.feature, np.asarray([feature, feature + 1], self.feature.dtype))
+            value = self.value[a:b]
+            found[self.row[a:b][(value > 0) & (value >= value.dtype.type(thresholds[feature]))]] = True
+        return found
 
     @cached_property
     def _same(self) -> tuple[Any, Floats, Floats]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import pytest
 
 from glossator import pipeline
-from glossator.agents.oneshot import STAGE, OneshotExplainer, account
+from glossator.agents.explaining import ModelExplainer, account, stage_of
 from glossator.agents.run import Run
 from glossator.config import LexicalConfig, OneshotConfig
 from glossator.errors import BudgetSpent, ProviderError, StoreError, UnavailableError
@@ -25,6 +25,7 @@ from glossator.store.replies import Replies
 from glossator.types import Reply, Request
 
 FEATURES = planted_features()
+STAGE = stage_of("oneshot")
 GOOD = json.dumps({"notes": "seen", "abstain": False, "scope": "token", "claim": "Fires on words."})
 ABSTAINS = json.dumps({"notes": "nothing shared", "abstain": True, "scope": "none", "claim": ""})
 REFUSED = RawReply("I would rather not", "refusal", None, "m")
@@ -43,7 +44,7 @@ def explain(
     tally: Counter[str] = Counter()
     try:
         with run.stage(STAGE, OneshotConfig()) as run_id:
-            explainer = OneshotExplainer(run, llm, OneshotConfig(), run_id, tally, **more)
+            explainer = ModelExplainer(run, llm, OneshotConfig(), run_id, tally, **more)
             asyncio.run(explainer.explain(run.chosen(features, STAGE), in_hand))
     finally:
         materialise_labels(run.store)

@@ -13,7 +13,8 @@ import pytest
 
 from glossator import pipeline
 from glossator.agents.run import Run
-from glossator.agents.score_llm import METRICS, SCORERS, LabelScorer, left_to_read, simulated, simulated_scene
+from glossator.agents.scenes import METRICS, SCORERS, simulated, simulated_scene
+from glossator.agents.score_llm import LabelScorer, left_to_read
 from glossator.config import LexicalConfig, LLMScoreConfig, ScoreConfig
 from glossator.errors import BudgetSpent, ProviderError
 from glossator.llm.base import RawReply
@@ -180,7 +181,7 @@ def test_an_oracle_errs_on_windows_together_whatever_the_scorer(run: Run) -> Non
 def test_every_scorer_writes_its_metrics_on_both_splits_under_its_predictor(run: Run) -> None:
     labelled(run, truths())
     tally = score(run, OracleLLM(log=logged(run)))
-    assert tally == {("simulation", "scored"): 12, ("detection", "scored"): 12, ("fuzzing", "scored"): 11, ("fuzzing", "without a value"): 1}  # fmt: skip
+    assert tally == {("simulation", "scored"): 12, ("detection", "scored"): 12, ("discrimination", "scored"): 12, ("fuzzing", "scored"): 11, ("fuzzing", "without a value"): 1}  # fmt: skip
     rows = run.store.sql("SELECT metric, split, count(*) FROM score WHERE predictor = ? AND model = 'scripted:oracle' AND explainer = 'typed' GROUP BY ALL", [WHO])  # fmt: skip
     wanted = {(metric, split): 12 for metrics in METRICS.values() for metric in metrics for split in ("select", "test")}
     assert {(metric, split): n for metric, split, n in rows} == wanted
@@ -205,7 +206,7 @@ def test_the_model_is_shown_the_label_and_text_alone(run: Run) -> None:
     labelled(run, {2: "a label of mine"})
     llm = OracleLLM()
     score(run, llm, features=[2])
-    assert len(llm.requests) == 6
+    assert len(llm.requests) == 8
     texts = [
         {
             " " + run.lexicon.vocabulary.join(ids)
@@ -313,7 +314,9 @@ def test_a_label_that_came_since_is_read_by_the_next_run_and_no_other(run: Run) 
     labelled(run, truths(0))
     llm = OracleLLM()
     score(run, llm, ["detection"])
-    assert left_to_read(run, WHO, SCORERS, None) == {"simulation": [*range(12)], "fuzzing": [*range(12)]}
+    assert left_to_read(run, WHO, SCORERS, None) == {
+        scorer: [*range(12)] for scorer in SCORERS if scorer != "detection"
+    }
     labelled(run, truths(7))
     assert left_to_read(run, WHO, ["detection"], None) == {"detection": [7]}
     n = len(llm.requests)

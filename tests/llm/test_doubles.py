@@ -11,7 +11,8 @@ from pydantic import BaseModel, Field
 
 from glossator.errors import CutOffError, ProviderError, RefusedError, UnparsableError
 from glossator.llm.base import RawReply
-from glossator.llm.oracle import Bias, OracleLLM, read_windows
+from glossator.llm.oracle import Bias, OracleLLM
+from glossator.llm.oracle_explains import read_windows
 from glossator.llm.scripted import ScriptedLLM
 from glossator.planted import Nearly, PlantedFeature, planted_documents, planted_features, planted_tokens
 from glossator.types import WINDOW, Message, Reply, Request

@@ -18,7 +18,7 @@ from glossator.scorers.bounds import (
     precision_bound,
     upper_rate,
 )
-from glossator.scorers.rates import METRICS, Draws, against_near, census, draw, measure, rates
+from glossator.scorers.rates import METRICS, Draws, against_near, auroc_draws, census, draw, measure, rates
 from glossator.types import WINDOW, Bools, Floats, Ints, Sample, Windows
 
 
@@ -361,3 +361,25 @@ def test_a_missing_prediction_and_a_strange_document_are_refused() -> None:
     p, fires, weight, document = drawn_scene(9)
     with pytest.raises(ValueError, match="document"):
         measure(p, fires, weight, document + 1, draw(document, 300, 0))
+
+
+def test_a_perfect_reversal_is_zero_and_no_rounding_error_below_it() -> None:
+    rng = np.random.default_rng(0)
+    for seed in range(20):
+        fires = np.arange(300) < 40
+        weight = rng.random(300) * 7 + 0.1
+        p = np.where(fires, -1.0, 1.0) + rng.random(300) / 3
+        document = rng.integers(0, 30, 300)
+        e = measure(p, fires, weight, document, draw(document, 100, seed), ("auroc",))["auroc"].estimate
+        assert 0 <= e.low <= e.value <= e.high <= 1 and e.value == pytest.approx(0, abs=1e-9)
+
+
+def test_auroc_under_each_draw_is_that_of_the_weighted_windows() -> None:
+    rng = np.random.default_rng(1)
+    fires, document, weight = np.arange(60) < 15, rng.integers(0, 12, 60), rng.random(60) + 0.5
+    p = np.round(rng.random(60) + fires * 0.2, 1)
+    draws = draw(document, 5, 0)
+    found = auroc_draws(p, fires, weight, document, draws)
+    for number in range(5):
+        mass = weight * draws.times[np.searchsorted(draws.documents, document), number]
+        assert found[number] == pytest.approx(metrics.roc_auc_score(fires, p, sample_weight=mass), abs=1e-5)

@@ -10,7 +10,7 @@ import pytest
 
 from glossator.errors import UsageError
 from glossator.harness.contexts import Corpus
-from glossator.scorers.rule import Lexicon, Rule, shifted
+from glossator.scorers.rule import Lexicon, Rule, resolve, shifted
 from glossator.types import MARGIN, PAD, WINDOW, Vocabulary, Windows
 
 TEXT = (
@@ -234,3 +234,43 @@ def test_a_decimal_is_one_after_a_word_as_well() -> None:
 
     pattern = re.compile(_SPANS["decimal"][1])
     assert [m.group() for m in pattern.finditer("or 3 . 75 , 2.5 but version 2 . 13 . 0")] == ["3 . 75", "2.5"]
+
+
+# ------------------------------------------------------------------ one pass and item by item
+
+
+def test_strengths_are_those_of_items_resolved_one_by_one() -> None:
+    """Random programs on random windows: looking up and comparing says what `resolve(matches)` says."""
+    rng = np.random.default_rng(5)
+    names = [name for name in NAMES if not name.startswith("[")]
+
+    def some(n: int) -> list[str]:
+        return [str(name) for name in rng.choice([*names, "zebra"], n)]
+
+    def any_item() -> dict[str, Any]:
+        kind = rng.choice(["token", "words", "after", "before", "class", "number", "topic", "position"])
+        fields: dict[str, Any] = {
+            "token": lambda: {"token": some(1)[0]},
+            "words": lambda: {"relation": "forms", "tokens": some(3)},
+            "after": lambda: {"previous": some(int(rng.integers(1, 3)))} | _maybe_token(),
+            "before": lambda: {"next": some(int(rng.integers(1, 3)))} | _maybe_token(),
+            "class": lambda: {"class": str(rng.choice(["digits", "year", "continuation", "decimal", "in-brackets"]))},
+            "number": lambda: {"low": 2, "high": 2000},
+            "topic": lambda: {"words": some(3), "least": 2},
+            "position": lambda: {"place": str(rng.choice(["first", "last"]))},
+        }[str(kind)]()
+        return {"kind": str(kind), "strength": int(rng.integers(0, 11)), **fields}
+
+    def _maybe_token() -> dict[str, Any]:
+        return [{}, {"token": None}, {"token": some(1)[0]}][int(rng.integers(0, 3))]
+
+    spoken = 0
+    for _ in range(150):
+        ids = rng.integers(0, len(NAMES), (6, MARGIN + WINDOW + MARGIN)).astype(np.int32)
+        ids[rng.random(ids.shape) < 0.1] = PAD
+        shown = Windows(ids, np.arange(6, dtype=np.int32), MARGIN, np.arange(6, dtype=np.int64) - 100)
+        rule = Rule({"items": [any_item() for _ in range(int(rng.integers(1, 9)))]}, LEXICON)
+        found = rule.strengths(shown)
+        assert np.array_equal(found, resolve(rule.matches(shown), (6, WINDOW)))
+        spoken += int((found > 0).sum())
+    assert spoken > 1000

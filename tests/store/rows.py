@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
+
 from glossator.rows import (
     ExperimentRow,
     ExplanationRow,
@@ -53,3 +55,15 @@ def one_of_each() -> dict[str, Row]:
         "failure": FailureRow("d", None, "explain", "ValueError", "what\nwent wrong", "trace", "run"),
         "stage": StatusRow("d", 1, "explain", "abstained", "no coherent pattern", "run"),
     }
+
+
+def feature_table(statuses: list[str], dictionary: str = "d") -> pa.Table:
+    n = len(statuses)
+    return pa.table(
+        {
+            "dictionary": [dictionary] * n,
+            "feature": pa.array(range(n), pa.int32()),
+            "status": statuses,
+            "threshold": [1.0] * n,
+        }
+    )

@@ -38,7 +38,7 @@ def old(tmp_path: Path) -> Path:
         connection.execute("CREATE TABLE schema_version (version INTEGER)")
         connection.execute(M001)
         connection.execute(ROWS)
-        connection.execute(migrations.VIEWS.partition("CREATE OR REPLACE VIEW spend")[0])
+        connection.execute(migrations.VIEWS.partition("CREATE OR REPLACE VIEW scoreboard")[0])
         connection.execute("CREATE OR REPLACE TABLE label AS FROM label")  # as materialising does
     return path
 

@@ -172,7 +172,8 @@ def test_a_refused_file_is_not_kept_open(tmp_path: Path) -> None:
 PUBLIC = {
     "labels": "dictionary feature label explainer predictor model density max_activation threshold simulation simulation_within "
     "detection adversarial p_vs_permuted p_vs_neighbour lift_over_lexical trusted status reason",
-    "scoreboard": "explainer predictor metric n mean mean_with_failures median low high null_mean coverage",
+    "scoreboard": "explainer predictor metric n mean mean_with_failures median low high null_mean coverage control p_permuted_share "
+    "p_neighbour_share lift_share repeat_sd",
     "counterexamples": "dictionary feature label kind p_fires fires fired_share max_activation threshold text edit split predictor "
     "experiment_id explanation_id",
     "coverage": "stage done failed abstained waiting",

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pytest
 
 from glossator.errors import GlossatorError, HarvestError, StoreError, UnsealedError
-from glossator.rows import PredictionRow, Row, ScoreRow
+from glossator.rows import MeasurementRow, NullScoreRow, PredictionRow, Row, ScoreRow
 from glossator.store.store import Store
-from tests.store.rows import experiment, explanation, measurement, one_of_each, prediction, score, status
+from tests.store.rows import experiment, explanation, feature_table, measurement, one_of_each, prediction, score, status
 
 
 def done(work: Coroutine[Any, Any, Any]) -> Any:
@@ -279,18 +279,6 @@ def test_a_put_after_closing_is_refused(tmp_path: Path) -> None:
 # ------------------------------------------------------------------ reading
 
 
-def feature_table(statuses: list[str], dictionary: str = "d") -> pa.Table:
-    n = len(statuses)
-    return pa.table(
-        {
-            "dictionary": [dictionary] * n,
-            "feature": pa.array(range(n), pa.int32()),
-            "status": statuses,
-            "threshold": [1.0] * n,
-        }
-    )
-
-
 def test_pending_leaves_out_the_dead_and_what_is_done_and_takes_the_failed_again(store: Store) -> None:
     store.put_tables({"feature": feature_table(["waiting", "dead", "rare", "waiting", "dense"])})
     assert store.pending("explain", "d") == [0, 2, 3, 4]
@@ -354,13 +342,55 @@ def test_the_scoreboard_counts_the_features_of_dictionaries_that_an_explainer_ha
     assert found["other"]["coverage"] == pytest.approx(1 / 4)
 
 
+def test_the_scoreboard_keeps_scores_of_a_dependent_encoder_apart(store: Store) -> None:
+    store.put_tables({"feature": feature_table(["waiting"] * 2)})
+    embedded = [dataclasses.replace(score(i, 0.25 + i / 2), predictor="embedding", note=None) for i in range(2)]
+    store.put_now(embedded[0], dataclasses.replace(embedded[1], note="dependent: the encoder is the subject"))
+    null = NullScoreRow(
+        embedded[1].explanation_id,
+        "d",
+        1,
+        embedded[1].metric,
+        "permuted",
+        0.5,
+        0.2,
+        0.2,
+        None,
+        None,
+        None,
+        9,
+        "r",
+        "embedding",
+    )
+    store.put_now(null)
+    found = store.sql("SELECT predictor, n, mean, null_mean FROM scoreboard ORDER BY ALL")
+    assert found == [("embedding", 1, 0.25, None), ("embedding (dependent)", 1, 0.75, 0.5)]
+
+
+def measured(i: int, carrier: int, activation: float, fires: bool) -> MeasurementRow:
+    return dataclasses.replace(measurement(i, fires), carrier=carrier, max_activation=activation)
+
+
+def test_where_most_carriers_are_weak_there_is_no_verdict(store: Store) -> None:
+    """Active under the threshold is neither firing nor silent."""
+    store.put_tables({"feature": feature_table(["waiting"] * 3)})
+    store.put_now(
+        *(experiment(i) for i in range(3)), *(PredictionRow(f"e{i}", "x", "rule", 0.9, [], 0.0) for i in range(3))
+    )
+    for i, maxima in enumerate([(0.5, 0.5, 0.0), (0.5, 0.0, 0.0), (0.5, 2.0, 2.0)]):
+        store.put_now(*(measured(i, c, value, value >= 1) for c, value in enumerate(maxima)))
+    assert store.sql("SELECT experiment_id, fires, weak FROM outcome ORDER BY ALL") == [
+        ("e0", False, True), ("e1", False, False), ("e2", True, False),
+    ]  # fmt: skip
+    assert store.sql("SELECT experiment_id FROM counterexamples") == [("e1",)]
+
+
 def test_counterexamples_are_outcomes_that_most_carriers_share_and_the_prediction_does_not(store: Store) -> None:
     store.put_tables({"feature": feature_table(["waiting"] * 10)})
     predicted = [PredictionRow(f"e{i}", f"x{i}", "rule", p, [], 0.0) for i, p in enumerate([0.9, 0.9, 0.1, 0.1, 0.5])]
     store.put_now(*(experiment(i) for i in range(5)), *predicted)
     fired = [(True, False, False), (True, True, False), (True, True, False), (False, False, True), (True, False, False)]
     for i, carriers in enumerate(fired):
-        rows = (dataclasses.replace(measurement(i, fires), carrier=c) for c, fires in enumerate(carriers))
-        store.put_now(*rows)
+        store.put_now(*(measured(i, c, float(fires), fires) for c, fires in enumerate(carriers)))
     found = store.sql("SELECT experiment_id, fires, round(fired_share, 2) FROM counterexamples ORDER BY experiment_id")
     assert found == [("e0", False, 0.33), ("e2", True, 0.67), ("e4", False, 0.33)]
