@@ -112,8 +112,10 @@ class DebateConfig(_Config):
     least: int = Field(default=6, ge=1)  # experiments before anybody has won
     lead: float = Field(default=3.0, gt=0)  # nats over every other hypothesis
     floor: float = Field(default=0.1, gt=0, lt=0.5)  # share of texts on which a reader is taken to err, at least
-    most_error: float = Field(default=0.1, gt=0, lt=0.5)  # and at most, whatever fits `select`: more excuses rivals that are wrong
-    same_word: float = Field(default=0.5, ge=0, le=1)  # the j-th text that turns on a word counts j^-same_word
+    most_error: float = Field(
+        default=0.1, gt=0, lt=0.5
+    )  # and at most, whatever fits `select`: more excuses rivals that are wrong
+    same_word: float = Field(default=0.25, ge=0, le=1)  # the j-th text that turns on a word counts j^-same_word
     carriers: int = Field(default=3, ge=1)  # windows that a text is measured in
     pool: int = Field(default=60, ge=6)  # texts that are proposed
     pool_read: int = Field(default=36, ge=6)  # texts that are proposed where a language model has to read them

@@ -5,6 +5,9 @@ the text that is expected to tell most comes first (scorers/evidence.py). One hy
 else the budget ends, undecided. Then the rivals are scored on `test`, which the debate never saw, and where the loser is
 better there, the reversal is said.
 
+Every second text is a window that is stored as firing, whatever anybody says of it: a hypothesis has to account for what
+the feature does, and between two that know nothing of it the texts on which they differ are mostly silent.
+
 A debate is named by its rivals, predictor and config. A stopped one goes on: what was measured is read from the store. A
 finished one is not held again. Sides that speak for themselves, and amend what they say, need a language model that is asked
 for it: `Debater.speak` is where it goes (templates so far), `evidence.standing` counts an amended side from zero.
@@ -92,8 +95,7 @@ class Debater:
     ) -> DebateRow:
         """The outcome, which is stored with its turns. known: experiments of before a stop."""
         identity = debate_id(record, rivals, reader.predictor, self.config)
-        bounds = self.config.floor, self.config.most_error
-        error = min([await reader.error(rival, record, bounds) for rival in rivals])
+        error = await self._error(record, rivals, reader)
         sealed = await self._seal(record, rivals, reader, identity, known)
         misread = 0.0 if isinstance(reader, RuleReader) else error
         enough = self.config.budget, self.config.lead
@@ -117,6 +119,13 @@ class Debater:
         return row
 
     # ------------------------------------------------------------------ before anything is measured
+
+    async def _error(self, record: FeatureRecord, rivals: tuple[Rival, Rival], reader: Reads) -> float:
+        """On which share of texts whoever predicts is taken to err: as the better rival on `select`, within bounds."""
+        low, high = self.config.floor, self.config.most_error
+        if low >= high:
+            return low  # nothing to fit, and nobody to pay for it
+        return min([await reader.error(rival, record, (low, high)) for rival in rivals])
 
     async def _seal(
         self, record: FeatureRecord, rivals: tuple[Rival, Rival], reader: Reads, identity: str, known: Known

@@ -7,18 +7,23 @@ Each rival states p(fires) for a text before it is measured. From p_A and p_B fi
     neither   p = (k + r) / (n + 1)            how often earlier texts of the same kind of edit fired (k of n)
 
 `neither` knows nothing but base rates: r is Krichevsky and Trofimov's estimator over all kinds, (K + 1/2) / (N + 1), to which
-a kind is drawn of which little was seen; prequential (Dawid 1984), so no outcome is predicted from itself. Were every
-kind to begin at 1/2, a rival that says `silent` of everything would gain half a nat from the first text of each. Whoever made the predictions errs, so a
-probability is softened, p' = e + (1 - 2e) p, with e as the better rival erred on `select`, within bounds. One
-text is one vote, log p' or log(1 - p'), however many carriers it was measured in.
+a kind is drawn of which little was seen; prequential (Dawid 1984), so no outcome is predicted from itself. Were every kind
+to begin at 1/2, a rival that says `silent` of everything would gain half a nat from the first text of each.
 
-Errors come in families: a predictor that misreads a word misreads it in every text. The j-th text that turns on a word
-therefore counts j to the power -`same_word`: a product of likelihoods, each to the power of a weight (a composite
-likelihood, Varin, Reid and Firth 2011). What is measured next is the text with the highest expected information about which hypothesis holds,
-H(mean p) - mean H(p) under the present posterior (Lindley 1956; BALD, Houlsby et al. 2011), times its weight.
+Whoever predicts errs, so a probability is softened, p' = e + (1 - 2e) p, with e as the better rival erred on `select`, within
+bounds. One text is one vote, log p' or log(1 - p'), however many carriers it was measured in. Errors come in families: who
+misreads a word misreads it in every text. The j-th text that turns on a word therefore counts j to the power -`same_word`: a
+product of likelihoods, each to the power of a weight (a composite likelihood, Varin, Reid and Firth 2011).
 
-Chance level: two rivals that know nothing both lose to `neither`. Blind spots: hypotheses that no text at hand tells apart
-(`same_as` says which), what was never put to the test, and errors that two different words share.
+What is measured next is the text with the highest expected information about which hypothesis holds, H(mean p) - mean H(p)
+under the present posterior (Lindley 1956; BALD, Houlsby et al. 2011), times its weight.
+
+Who wins has to lead, and to have foreseen at least half of the texts that fired (`accounts_for`). A rule or sentence about
+something else is right wherever the feature is silent, which is nearly everywhere.
+
+Chance level: two rivals that know nothing lose to `neither`, or it stays undecided. Blind spots: hypotheses that no text at
+hand tells apart (`same_as` says which), what was never put to the test, errors that two words share, and a rival that names
+what stands in the same passages as the cause. Operating curves: benchmarks/debate.py.
 """
 
 from __future__ import annotations

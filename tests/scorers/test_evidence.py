@@ -187,7 +187,7 @@ def majority(p: list[float]) -> float:
     return a * b + a * c + b * c - 2 * a * b * c
 
 
-def held(world: World, error: float, power: float = 0.5, budget: int = 30) -> tuple[str, int]:
+def held(world: World, error: float, power: float = 0.25, budget: int = 30) -> tuple[str, int]:
     """A debate as agents/debate.py holds it: who won, after how many texts."""
     pool = world.seen
     same = evidence.same_as(pool.p_a, pool.p_b, error, error, (budget, 3.0))

@@ -177,6 +177,8 @@ PUBLIC = {
     "counterexamples": "dictionary feature label kind p_fires fires fired_share max_activation threshold text edit split predictor "
     "experiment_id explanation_id",
     "coverage": "stage done failed abstained waiting",
+    "transcript": "dictionary feature debate_id number kind proposer text a b p_a p_b p_both p_overlap p_neither fired fired_share "
+    "max_activation leader lead speaker statement unsupported verdict sentence predictor experiment_id",
 }
 
 
