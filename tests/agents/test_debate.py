@@ -236,8 +236,10 @@ def test_tokens_that_fire_are_marked_without_colour() -> None:
     assert coloured_tokens(["on", "the", "bank", "##s"], [0, 0.5, 7, 0], 2, 7).plain == "on the ‹bank›s"
 
 
-@pytest.mark.parametrize("error", [0.0, 0.1])
-def test_a_model_that_reads_the_rivals_decides_as_well(run: Run, error: float) -> None:
+@pytest.mark.parametrize(("error", "least"), [(0.0, 4), (0.1, 2)])
+def test_a_model_that_reads_the_rivals_decides_and_the_broader_one_never_wins(
+    run: Run, error: float, least: int
+) -> None:
     features = planted_features()
     oracle = OracleLLM(features, error_rate=error, seed=1)
     predictor = LLMPredictor(oracle, run.lexicon.vocabulary, LLMScoreConfig())
@@ -250,8 +252,8 @@ def test_a_model_that_reads_the_rivals_decides_as_well(run: Run, error: float) -
             debate_all(run, [INDEX[name]], hypotheses, DebateConfig(), lambda record: TextReader(record, predictor))
         )
         verdict = run.store.sql("SELECT verdict, predictor FROM debate WHERE debate_id = ?", [one.debate_id])[0]
-        assert verdict[0] in ("A", None) and verdict[1] == "llm:scripted:oracle"
+        assert verdict[0] in ("A", "neither", None) and verdict[1] == "llm:scripted:oracle"
         right += verdict[0] == "A"
-    assert right >= 3
+    assert right >= least  # who misreads a feature's only word sees it fire for no reason
     texts = [message.text for request in oracle.requests for message in request.messages]
     assert not any(word in text for text in texts for word in ("transplant", "cut_left", "experiment"))
