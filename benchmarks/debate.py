@@ -21,9 +21,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from glossator.agents.debating import debate_all
-from glossator.agents.proposals import named_words
-from glossator.agents.rivals import TextReader
+from glossator.agents.debate.debating import debate_all
+from glossator.agents.debate.proposals import named_words
+from glossator.agents.debate.rivals import TextReader
 from glossator.agents.run import Run
 from glossator.config import DebateConfig, LLMScoreConfig
 from glossator.harness.planted_run import harvest_planted
@@ -79,7 +79,10 @@ def cases(features: Sequence[PlantedFeature], oracle: OracleLLM) -> list[Case]:
 def halves(feature: PlantedFeature) -> tuple[Nearly, Nearly] | None:
     """Two descriptions that share the feature's triggers between them."""
     words = sorted(feature.triggers or ())
-    if len(words) < 2 or feature.kind == "topic":  # whose tokens all are active where one word is
+    if len(words) < 2 or feature.kind in (
+        "topic",
+        "graded",
+    ):  # active on all tokens, or too weak on a part to fire there
         return None
     mine = frozenset(words[::2])
 

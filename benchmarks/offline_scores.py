@@ -25,9 +25,9 @@ import numpy as np
 import torch
 
 from glossator import pipeline
-from glossator.agents.probe import labelled_programs
+from glossator.agents.editor.probe import labelled_programs
 from glossator.agents.run import Run
-from glossator.agents.score import split_draws
+from glossator.agents.scoring.score_rules import split_draws
 from glossator.config import EmbeddingConfig, ScoreConfig
 from glossator.scorers.predictor import corpus_predictor
 from glossator.scorers.rates import Census, Draws, census, rates

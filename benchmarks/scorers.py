@@ -16,8 +16,8 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
-from glossator.agents.validate import SCORERS, Found, executed, read
-from glossator.agents.validity_ground import Ground, planted_run, prepare
+from glossator.agents.validity.ground import Ground, planted_run, prepare
+from glossator.agents.validity.table import SCORERS, Found, executed, read
 from glossator.config import LLMScoreConfig
 from glossator.llm.oracle import OracleLLM
 from glossator.scorers.reading import LLMPredictor

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from glossator.errors import UsageError
 
 if TYPE_CHECKING:
-    from glossator.agents.validity_run import Asked
+    from glossator.agents.validity.run_validity import Asked
     from glossator.config import ExplainerConfig, LLMConfig
 
 _MOST_FEATURES = 10_000_000
@@ -93,8 +93,8 @@ def validity_asked(
     seed: int,
 ) -> tuple[Asked, LLMConfig]:
     """What `validate` is to do, and how a language model is asked; without one the oracle reads, which costs nothing."""
-    from glossator.agents.validate import SCORERS
-    from glossator.agents.validity_run import Asked
+    from glossator.agents.validity.run_validity import Asked
+    from glossator.agents.validity.table import SCORERS
     from glossator.config import LLMConfig
     from glossator.planted_family import BLOCK, MOST
 

@@ -35,7 +35,7 @@ from glossator.store.labels import materialise_labels
 from glossator.store.store import Store
 
 if TYPE_CHECKING:
-    from glossator.agents.validity_run import Asked, Validation
+    from glossator.agents.validity.run_validity import Asked, Validation
     from glossator.harness.harvest import Work
     from glossator.harness.loading import LoadingCheck
     from glossator.llm.base import LLM
@@ -215,7 +215,7 @@ def _store(
 
 def explain(run: Run, config: LexicalConfig, features: Sequence[int] | None = None) -> int:
     """Give features a lexical rule and its sentence, or an abstention. Returns how many were dealt with."""
-    from glossator.agents.explain import explain_all
+    from glossator.agents.lexical.explain import explain_all
 
     todo = run.chosen(features, "explain")
     if todo:
@@ -242,8 +242,8 @@ def explain_by_llm(
     budget is spent or a batch is waited for; run again to go on.
     """
     from glossator.agents.asking import ask_several
-    from glossator.agents.explainers import explainer
-    from glossator.agents.explaining import ModelExplainer, account, stage_of
+    from glossator.agents.explainers.explaining import ModelExplainer, account, stage_of
+    from glossator.agents.explainers.named import explainer
     from glossator.llm.opening import in_batches
     from glossator.llm.spec import parse_spec
 
@@ -271,7 +271,7 @@ def explain_by_llm(
 
 def probe(run: Run, config: EditorConfig, features: Sequence[int] | None = None) -> int:
     """Run the editor on labelled features. Returns how many were dealt with."""
-    from glossator.agents.probe import probe_all
+    from glossator.agents.editor.probe import probe_all
 
     todo = run.chosen(features, "probe")
     if todo:
@@ -283,7 +283,7 @@ def probe(run: Run, config: EditorConfig, features: Sequence[int] | None = None)
 
 def score(run: Run, config: ScoreConfig, features: Sequence[int] | None = None) -> int:
     """Score the labels of features on `test`, against their nulls. Returns how many were dealt with."""
-    from glossator.agents.score import left_to_score, score_all
+    from glossator.agents.scoring.score_rules import left_to_score, score_all
 
     todo = left_to_score(run, features)
     if todo:
@@ -305,7 +305,7 @@ def score_by_embedding(
 
     `every`: all explanations of the run with a text. Raises UsageError for an encoder that cannot be used.
     """
-    from glossator.agents.score_embedding import STAGE, left_to_embed, score_embedding
+    from glossator.agents.scoring.score_embedding import STAGE, left_to_embed, score_embedding
     from glossator.harness.embedder import Embedder
 
     encoder = Embedder(folder)
@@ -334,8 +334,8 @@ def score_by_llm(
     they are compared with labels of others, and how often it is all drawn again. Raises as `explain_by_llm`.
     """
     from glossator.agents.asking import ask
-    from glossator.agents.read_labels import Wanted, read_labels
-    from glossator.agents.score_llm import account
+    from glossator.agents.scoring.read_labels import Wanted, read_labels
+    from glossator.agents.scoring.score_llm import account
     from glossator.scorers.reading import LLMPredictor
 
     run.chosen(features, "score")  # no such feature: said before anybody is asked
@@ -352,7 +352,7 @@ def validate(
     asked: Asked, llm: LLMConfig, embedder: Path | None = None, progress: Progress = silent, say: Say = silent
 ) -> Validation:
     """Can the scores fail? Right and wrong labels of planted features, by every reader. Raises as `explain_by_llm`."""
-    from glossator.agents.validity_run import validate_scores
+    from glossator.agents.validity.run_validity import validate_scores
     from glossator.harness.embedder import Embedder
 
     return validate_scores(asked, llm, lambda: Embedder(embedder), progress, say)

@@ -7,7 +7,7 @@ Tokens on which the feature fires stand in «marks» and, in colour, the brighte
 terminals without colour. What is not printable in a label or in the corpus (escape sequences, marks that turn text
 around) is shown as its escape, so that no text can speak to the terminal.
 
-What ratings cannot show stands in agents/ratings.py.
+What ratings cannot show stands in agents/others/ratings.py.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from glossator.agents.rated import Duel, Summary
-from glossator.agents.ratings import (
+from glossator.agents.others.rated import Duel, Summary
+from glossator.agents.others.ratings import (
     A_BETTER,
     ALIKE,
     B_BETTER,

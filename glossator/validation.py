@@ -16,8 +16,8 @@ from glossator.scorers.validity import FAULTS, RIGHT, RIVALS, SEES, Ranked, firs
 from glossator.types import Estimate
 
 if TYPE_CHECKING:
-    from glossator.agents.validate import Found
-    from glossator.agents.validity_run import Validation
+    from glossator.agents.validity.run_validity import Validation
+    from glossator.agents.validity.table import Found
 
 HEAD = ("score", "n", "first", *FAULTS)
 _ABOUT = (

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from glossator.agents.rated import summarise
-from glossator.agents.ratings import sitting
+from glossator.agents.others.rated import summarise
+from glossator.agents.others.ratings import sitting
 from glossator.agents.run import Run
 from glossator.config import HarvestConfig
 from glossator.errors import UsageError

@@ -9,7 +9,7 @@ import pytest
 
 from glossator import pipeline
 from glossator.agents.run import Run
-from glossator.agents.score_embedding import DEPENDENT
+from glossator.agents.scoring.score_embedding import DEPENDENT
 from glossator.arguments import embedding_asked
 from glossator.config import EmbeddingConfig
 from glossator.errors import UsageError

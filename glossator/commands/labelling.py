@@ -114,7 +114,7 @@ def debate(
     effort: Effort = None,
 ) -> None:
     """Let two explanations of a feature predict texts, measure those texts, and see which one holds."""
-    from glossator.agents.debating import debate as hold
+    from glossator.agents.debate.debating import debate as hold
     from glossator.config import DebateConfig
     from glossator.show_debate import transcript
 

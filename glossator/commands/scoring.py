@@ -105,7 +105,7 @@ def score(
 ) -> None:
     """Score labels on the split `test`, with intervals: rules with baselines and nulls, or, with --llm, as a model reads their text."""
     from glossator import pipeline
-    from glossator.agents import score_imported
+    from glossator.agents.others import score_imported
     from glossator.config import EmbeddingConfig, LLMScoreConfig, ScoreConfig
 
     check_imported(labels or (), against or (), llm, scorer or (), every=every)
@@ -165,8 +165,8 @@ def rate(
 ) -> None:
     """Blind ratings by people, one key each: windows and a label, or two. In the end, how each score agrees with them."""
     from glossator import rating
-    from glossator.agents.rated import summarise
-    from glossator.agents.ratings import sitting
+    from glossator.agents.others.rated import summarise
+    from glossator.agents.others.ratings import sitting
 
     with opened(path, dictionary, quiet=True) as run:
         if not summary:

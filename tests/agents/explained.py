@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from glossator.agents.explainers import name_of
-from glossator.agents.explaining import ModelExplainer, stage_of
+from glossator.agents.explainers.explaining import ModelExplainer, stage_of
+from glossator.agents.explainers.named import name_of
 from glossator.agents.run import Run
 from glossator.config import ExplainerConfig
 from glossator.llm.scripted import Said, ScriptedLLM

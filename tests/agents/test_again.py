@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from glossator import pipeline
-from glossator.agents.editor import p_majority
+from glossator.agents.editor.editor import p_majority
 from glossator.agents.run import Run
 from glossator.config import EditorConfig, HarvestConfig, LexicalConfig, ScoreConfig
 from glossator.harness.contexts import Corpus

@@ -7,10 +7,10 @@ import json
 
 import pytest
 
-from glossator.agents.explaining import account
-from glossator.agents.read_before import labels_of
+from glossator.agents.explainers.explaining import account
 from glossator.agents.run import Run
-from glossator.agents.score_llm import LabelScorer
+from glossator.agents.scoring.read_before import labels_of
+from glossator.agents.scoring.score_llm import LabelScorer
 from glossator.config import BestOfConfig, LLMScoreConfig, OneshotConfig
 from glossator.llm.base import RawReply
 from glossator.llm.oracle import OracleLLM

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from glossator.agents.compare_sets import compare_sets
+from glossator.agents.others.compare_sets import compare_sets
 from glossator.agents.run import Run
 from glossator.config import CompareConfig, LLMConfig, LLMScoreConfig
 from glossator.rows import ExplanationRow, RepeatScoreRow, ScoreRow

@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from glossator import pipeline
-from glossator.agents.debating import Held, debate, debate_all
-from glossator.agents.rivals import TextReader
+from glossator.agents.debate.debating import Held, debate, debate_all
+from glossator.agents.debate.rivals import TextReader
 from glossator.agents.run import Run
 from glossator.config import DebateConfig, HarvestConfig, LexicalConfig, LLMScoreConfig
 from glossator.errors import StoreError, UnsealedError, UsageError

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from glossator.agents.explainers import explain_feature, explainer, name_of
+from glossator.agents.explainers.named import explain_feature, explainer, name_of
 from glossator.agents.run import Run
-from glossator.agents.score_llm import LabelScorer
+from glossator.agents.scoring.score_llm import LabelScorer
 from glossator.config import (
     BestOfConfig,
     ContrastiveConfig,

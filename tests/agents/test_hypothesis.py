@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from glossator.agents.hypothesis import known_tokens, parse_hypothesis, short_form
+from glossator.agents.debate.hypothesis import known_tokens, parse_hypothesis, short_form
 from glossator.errors import UsageError
 from glossator.types import Vocabulary
 

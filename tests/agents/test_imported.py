@@ -15,8 +15,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from glossator.agents.imported import Extent, Imported, extents, read_labels
-from glossator.agents.label_files import clean
+from glossator.agents.others.imported import Extent, Imported, extents, read_labels
+from glossator.agents.others.label_files import clean
 from glossator.errors import UsageError
 from glossator.store.store import Store
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import pytest
 
 from glossator import pipeline
-from glossator.agents.explaining import ModelExplainer, account, stage_of
+from glossator.agents.explainers.explaining import ModelExplainer, account, stage_of
 from glossator.agents.run import Run
 from glossator.config import LexicalConfig, OneshotConfig
 from glossator.errors import BudgetSpent, ProviderError, StoreError, UnavailableError

@@ -120,7 +120,7 @@ def test_features_without_a_pattern_are_abstained_from(run: Run) -> None:
 
 
 def test_a_failing_feature_is_a_row_and_the_others_go_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from glossator.agents import lexical
+    from glossator.agents.lexical import explainer as lexical
 
     honest = lexical.LexicalExplainer.explain
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 
-from glossator.agents.rated import summarise
-from glossator.agents.ratings import Sitting, _frame, forget, keep, sitting
+from glossator.agents.others.rated import summarise
+from glossator.agents.others.ratings import Sitting, _frame, forget, keep, sitting
 from glossator.agents.run import Run
 from glossator.errors import UsageError
 from glossator.rows import ExplanationRow, RatingRow, ScoreRow

@@ -12,7 +12,7 @@ import pytest
 
 from glossator import pipeline
 from glossator.agents.run import Run
-from glossator.agents.score_embedding import PREDICTOR, STAGE, left_to_embed, score_embedding
+from glossator.agents.scoring.score_embedding import PREDICTOR, STAGE, left_to_embed, score_embedding
 from glossator.config import EmbeddingConfig, LexicalConfig
 from glossator.errors import UsageError
 from glossator.planted import planted_features

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from glossator.agents.read_labels import Wanted
+from glossator.agents.others.score_imported import by_embedding, read_files, read_sets, store_labels
 from glossator.agents.run import Run
-from glossator.agents.score_embedding import score_embedding
-from glossator.agents.score_imported import by_embedding, read_files, read_sets, store_labels
+from glossator.agents.scoring.read_labels import Wanted
+from glossator.agents.scoring.score_embedding import score_embedding
 from glossator.config import EmbeddingConfig, LLMConfig
 from glossator.errors import UsageError
 from glossator.llm.oracle import OracleLLM

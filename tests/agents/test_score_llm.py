@@ -13,8 +13,8 @@ import pytest
 
 from glossator import pipeline
 from glossator.agents.run import Run
-from glossator.agents.scenes import METRICS, SCORERS, simulated, simulated_scene
-from glossator.agents.score_llm import LabelScorer, left_to_read
+from glossator.agents.scoring.scenes import METRICS, SCORERS, simulated, simulated_scene
+from glossator.agents.scoring.score_llm import LabelScorer, left_to_read
 from glossator.config import LexicalConfig, LLMScoreConfig, ScoreConfig
 from glossator.errors import BudgetSpent, ProviderError
 from glossator.llm.base import RawReply

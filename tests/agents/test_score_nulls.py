@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from glossator import pipeline
-from glossator.agents.read_labels import Wanted, read_labels
 from glossator.agents.run import Run
-from glossator.agents.scenes import difference, scene_of, seed_of, value_of
-from glossator.agents.score_nulls import plan
+from glossator.agents.scoring.read_labels import Wanted, read_labels
+from glossator.agents.scoring.scenes import difference, scene_of, seed_of, value_of
+from glossator.agents.scoring.score_nulls import plan
 from glossator.config import LexicalConfig, LLMConfig, LLMScoreConfig, ScoreConfig
 from glossator.errors import BudgetSpent
 from glossator.llm.oracle import OracleLLM

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from glossator import pipeline
-from glossator.agents.probe import labelled_programs
+from glossator.agents.editor.probe import labelled_programs
 from glossator.agents.run import Run
-from glossator.agents.score import split_draws
+from glossator.agents.scoring.score_rules import split_draws
 from glossator.config import LexicalConfig, ScoreConfig
 from glossator.rows import NullScoreRow, ScoreRow
 from glossator.scorers.discrimination import DiscriminationScene, discrimination, discrimination_scene

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from glossator.agents.statements import Said, closing, figures_of, remark, unsupported, verdict_sentence
+from glossator.agents.debate.statements import Said, closing, figures_of, remark, unsupported, verdict_sentence
 
 FIRED = Said("3f2a77b012345678", 0.98, 0.05, True, 1.0, 7.25, "A", 1.4)
 SILENT = Said("77b03f2a12345678", 0.9, 0.1, False, 1 / 3, 0.5, "A", 0.2)

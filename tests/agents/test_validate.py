@@ -16,10 +16,10 @@ from rich.console import Console
 
 from glossator import validation
 from glossator.agents.run import Run, silent
-from glossator.agents.validate import METRICS, SCORERS, Found, embedded, executed, read, size
-from glossator.agents.validity_ground import Ground, planted_run, prepare
-from glossator.agents.validity_labels import Executed
-from glossator.agents.validity_run import Asked, Validation, cost_in_words, validate_scores
+from glossator.agents.validity.ground import Ground, planted_run, prepare
+from glossator.agents.validity.run_validity import Asked, Validation, cost_in_words, validate_scores
+from glossator.agents.validity.table import METRICS, SCORERS, Found, embedded, executed, read, size
+from glossator.agents.validity.wrong_labels import Executed
 from glossator.arguments import validity_asked
 from glossator.config import LLMConfig, LLMScoreConfig
 from glossator.errors import UsageError

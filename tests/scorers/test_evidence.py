@@ -188,7 +188,7 @@ def majority(p: list[float]) -> float:
 
 
 def held(world: World, error: float, power: float = 0.25, budget: int = 30) -> tuple[str, int]:
-    """A debate as agents/debate.py holds it: who won, after how many texts."""
+    """A debate as agents/debate/debater.py holds it: who won, after how many texts."""
     pool = world.seen
     same = evidence.same_as(pool.p_a, pool.p_b, error, error, (budget, 3.0))
     p = evidence.softened(evidence.claims(pool.p_a, pool.p_b), error)

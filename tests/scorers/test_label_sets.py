@@ -89,6 +89,6 @@ def test_groups_are_chains_of_near_copies() -> None:
 
 
 def test_every_metric_of_a_reader_has_its_chance_level() -> None:
-    from glossator.agents.scenes import METRICS
+    from glossator.agents.scoring.scenes import METRICS
 
     assert {metric for metrics in METRICS.values() for metric in metrics} <= CHANCE.keys()
