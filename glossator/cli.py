@@ -1,4 +1,4 @@
-"""The command line: thin. Whatever a command does can be done from Python as well (see pipeline.py)."""
+"""The command line: thin. Whatever a command does can be done from Python as well (see pipeline)."""
 
 from __future__ import annotations
 
