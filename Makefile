@@ -1,10 +1,11 @@
 # make demo: a virtual environment, everything installed, the whole job on the built-in subject
 # make test: the same set-up, all tests
+# make drill: a night that is killed ten times ends as one that was left alone; takes half an hour or more (RUN=file.duckdb starts from its harvest)
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: demo test check docs format clean
+.PHONY: demo test check docs drill format clean
 
 demo: .venv/installed
 	$(BIN)/glossator demo --out demo.duckdb
@@ -20,6 +21,9 @@ check: .venv/installed
 
 docs: .venv/installed
 	$(BIN)/python scripts/make_docs.py
+
+drill: .venv/installed
+	$(BIN)/python -m benchmarks.drill $(if $(RUN),--run $(RUN))
 
 format: .venv/installed
 	$(BIN)/ruff check --fix .

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from glossator.config import ExplainerConfig, LLMConfig
 
 _MOST_FEATURES = 10_000_000
-_EXPLAINERS = ("lexical", "oneshot", "contrastive", "logits", "best_of:N", "refine:K")
+_EXPLAINERS = ("lexical", "oneshot", "contrastive", "logits", "best_of:N", "refine:K", "label:K", "cascade")
 _SCORERS = ("simulation", "detection", "fuzzing", "discrimination")
 EMBEDDING = "embedding"  # a scorer that asks no language model
 _MOST_DRAWS = 8  # candidates, or rounds
@@ -24,19 +24,31 @@ _EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
 def explainer_config(text: str) -> ExplainerConfig | None:
     """`oneshot`, `best_of:4` and the others that ask a language model, as a config; None for lexical, which asks none."""
-    from glossator.config import BestOfConfig, ContrastiveConfig, LogitsConfig, OneshotConfig, RefineConfig
+    from glossator.config import (
+        BestOfConfig,
+        CascadeConfig,
+        ContrastiveConfig,
+        LabelConfig,
+        LogitsConfig,
+        OneshotConfig,
+        RefineConfig,
+    )
 
     name, colon, written = text.partition(":")
-    if not colon and name in ("lexical", "oneshot", "contrastive", "logits"):
-        simple = {"oneshot": OneshotConfig, "contrastive": ContrastiveConfig, "logits": LogitsConfig}
+    simple: dict[str, type[ExplainerConfig]] = {
+        "oneshot": OneshotConfig, "contrastive": ContrastiveConfig, "logits": LogitsConfig, "cascade": CascadeConfig,
+    }  # fmt: skip
+    if not colon and (name in simple or name == "lexical"):
         return simple[name]() if name in simple else None
-    if name not in ("best_of", "refine"):
+    if name not in ("best_of", "refine", "label"):
         raise UsageError(f"--explainer {text}: this version has the explainers {', '.join(_EXPLAINERS)}")
     fewest, what = (2, "candidates") if name == "best_of" else (1, "rounds")
     if colon and not (re.fullmatch(r"[0-9]{1,3}", written) and fewest <= int(written) <= _MOST_DRAWS):
         raise UsageError(f"--explainer {text}: write {fewest} to {_MOST_DRAWS} {what}, such as {name}:{fewest}")
     if name == "best_of":
         return BestOfConfig(n=int(written)) if colon else BestOfConfig()
+    if name == "label":
+        return LabelConfig(refine=RefineConfig(rounds=int(written))) if colon else LabelConfig()
     return RefineConfig(rounds=int(written)) if colon else RefineConfig()
 
 
@@ -44,7 +56,7 @@ def llm_config(
     explainer: str, llm: str | None, flags: Mapping[str, Any], *, retry_failed: bool, reader: str | None = None
 ) -> LLMConfig:
     """How a language model is asked: `flags` by the names of LLMConfig, None where not given. An explainer without one takes none."""
-    from glossator.config import BestOfConfig, LLMConfig, RefineConfig
+    from glossator.config import BestOfConfig, CascadeConfig, LabelConfig, LLMConfig, RefineConfig
 
     given = {name: value for name, value in flags.items() if value is not None}
     config = explainer_config(explainer)
@@ -55,9 +67,9 @@ def llm_config(
         raise UsageError(
             f"--{said[0].replace('_', '-')}: the explainer lexical asks no language model; add --explainer oneshot, or leave it out"
         )
-    if reader is not None and not isinstance(config, BestOfConfig | RefineConfig):
+    if reader is not None and not isinstance(config, BestOfConfig | RefineConfig | LabelConfig | CascadeConfig):
         raise UsageError(
-            f"--reader: the explainer {explainer} weighs no candidates; use best_of:N or refine:K, or leave it out"
+            f"--reader: the explainer {explainer} weighs no candidates; use best_of:N, refine:K, label:K or cascade, or leave it out"
         )
     if reader is not None:
         _check_reader(reader)
@@ -126,16 +138,12 @@ def embedding_asked(scorers: Sequence[str], embedder: object, llm: str | None) -
     return asked, rest
 
 
-def check_repeats(repeats: int | None, nulls: bool | None, llm: str | None, labels: Sequence[object]) -> None:
+def check_repeats(repeats: int | None, nulls: bool | None, llm: str | None) -> None:
     """Flags of `score` that are about a model's questions."""
     if repeats and llm is None:
         raise UsageError(
             f"--repeats {repeats}: rules are executed on all windows that are kept, so they have no noise but the sample of text, "
             "which their intervals show; repeats are for --llm"
-        )
-    if nulls and labels:
-        raise UsageError(
-            "--nulls: labels of files are compared with other sets, not with labels of other features; leave it out"
         )
     if nulls is not None and llm is None:
         raise UsageError(
@@ -181,6 +189,31 @@ def debate_config(llm: str | None, flags: Mapping[str, Any]) -> LLMConfig:
     return LLMConfig(**given)
 
 
+def probe_config(
+    llm: str | None,
+    flags: Mapping[str, Any],
+    *,
+    reader: str | None = None,
+    retry_failed: bool = False,
+    every: bool = False,
+    wide: bool = False,
+) -> LLMConfig:
+    """How the editor's models are asked; flags that need one are refused without."""
+    from glossator.config import LLMConfig
+
+    given = {name: value for name, value in flags.items() if value is not None}
+    more = {"reader": bool(reader), "retry-failed": retry_failed, "every": every, "wide": wide}
+    said = [*(name for name, on in more.items() if on), *given]
+    if llm is None and said:
+        raise UsageError(
+            f"--{said[0].replace('_', '-')}: without a language model the editor tries rules by mechanical edits; name one with --llm, or leave it out"
+        )
+    if reader is not None:
+        _check_reader(reader)
+    _check_effort(given)
+    return LLMConfig(**given)
+
+
 def _check_effort(given: Mapping[str, Any]) -> None:
     if (effort := given.get("effort")) is not None and effort not in _EFFORTS:
         raise UsageError(f"--effort {effort}: write one of {', '.join(_EFFORTS)}")
@@ -212,6 +245,14 @@ def _range(text: str, part: str, poles: int | None) -> tuple[int, int, int]:
     if int(high) > _MOST_FEATURES:
         raise UsageError(f"--features {text}: no dictionary has {high} features")
     return (poles or 0) if sign == "-" else 0, int(low), int(high)
+
+
+def parse_one_or_several(feature: str | None, features: str | None, poles: int | None = None) -> list[int]:
+    """What --feature and --features name together. Raises UsageError where they name nothing."""
+    if feature is None and features is None:
+        raise UsageError("--feature: name one, such as 17, or several with --features 0-99")
+    one = [] if feature is None else [parse_feature(feature, poles)]
+    return sorted({*one, *(parse_features(features, poles) or [])})
 
 
 def parse_feature(text: str, poles: int | None = None) -> int:

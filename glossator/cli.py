@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from glossator.commands import labelling, making, reading, scoring, tools
+from glossator.commands import exchange, labelling, making, night, reading, scoring, tools
 from glossator.commands.common import app, err
 from glossator.errors import GlossatorError
 
-__all__ = ["app", "labelling", "main", "making", "reading", "scoring", "tools"]
+__all__ = ["app", "exchange", "labelling", "main", "making", "night", "reading", "scoring", "tools"]
 _ORDER = (  # in which the help names them: as a job goes
-    "demo", "harvest", "merge", "label", "probe", "debate", "score", "rate", "validate", "sql", "search", "show", "inspect", "report", "doctor", "version",
+    "init", "run", "status", "demo", "harvest", "merge", "label", "probe", "debate", "score", "rate", "validate", "sql", "search", "show", "inspect", "report", "export", "import_", "doctor", "version",
 )  # fmt: skip
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
 app.registered_commands.sort(key=lambda command: _ORDER.index(getattr(command.callback, "__name__", "")))

@@ -204,7 +204,7 @@ class DebateTurnRow:
     p_both: float | None
     p_overlap: float | None
     p_neither: float | None
-    fired: bool | None
+    fired: bool | None  # None, too, where it was weak: no verdict
     fired_share: float | None
     vote: float | None
     gain: float | None  # nats that it was expected to tell
@@ -240,6 +240,21 @@ class StatusRow:
     stage: str
     status: str
     reason: str | None
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepRow:
+    """A node that the graph of an explainer visited on its way to a feature's label, and what came of it there."""
+
+    dictionary: str
+    feature: int
+    graph: str
+    number: int  # from 1
+    node: str
+    outcome: str
+    value: float | None  # of what the node looked at, on `select`
+    detail: str | None
     run_id: str
 
 
@@ -332,6 +347,7 @@ Row = (
     | DebateTurnRow
     | FailureRow
     | StatusRow
+    | StepRow
     | PromptRow
     | CallRow
     | SessionRow

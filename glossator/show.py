@@ -37,7 +37,7 @@ def card(run: Run, feature: int) -> RenderableType:
             f"density {record.density:.4%}   threshold {record.threshold:.3g}   maximum {record.max_activation:.3g}   "
             f"active windows {record.active('explain')}/{record.active('select')}/{record.active('test')} (explain/select/test)"
         ),
-        _scores(run, row.get("explanation_id")),
+        _scores(run, feature, row.get("explanation_id")),
         _explanations(run, feature, row.get("explanation_id")),
     ]
     for stratum in ("top", "sample"):
@@ -73,15 +73,16 @@ def _explanations(run: Run, feature: int, chosen: str | None) -> RenderableType:
     return table
 
 
-def _scores(run: Run, explanation_id: str | None) -> RenderableType:
+def _scores(run: Run, feature: int, explanation_id: str | None) -> RenderableType:
     if explanation_id is None:
         return Text("")
     table = Table(show_edge=False, pad_edge=False, box=None)
     for name in ("metric", "predictor", "value", "95% interval", "n", "split"):
         table.add_column(name)
     for metric, predictor, value, low, high, n, split in run.store.sql(
-        "SELECT metric, predictor, value, low, high, n, split FROM score WHERE explanation_id = ? ORDER BY split DESC, metric",
-        [explanation_id],
+        "SELECT metric, predictor, value, low, high, n, split FROM score WHERE dictionary = ? AND feature = ? AND explanation_id = ? "
+        "ORDER BY split DESC, metric",
+        [run.dictionary, feature, explanation_id],
     ):
         interval = f"[{low:.2f}, {high:.2f}]" if low is not None and high is not None else "-"
         table.add_row(
@@ -93,9 +94,9 @@ def _scores(run: Run, explanation_id: str | None) -> RenderableType:
             split,
         )
     for metric, predictor, comparison, null_mean, p, difference in run.store.sql(
-        "SELECT metric, predictor, comparison, null_mean, p_value, difference FROM null_score WHERE explanation_id = ? "
-        "ORDER BY metric, predictor, comparison",
-        [explanation_id],
+        "SELECT metric, predictor, comparison, null_mean, p_value, difference FROM null_score "
+        "WHERE dictionary = ? AND feature = ? AND explanation_id = ? ORDER BY metric, predictor, comparison",
+        [run.dictionary, feature, explanation_id],
     ):
         said = f"null mean {null_mean:.2f}" if null_mean is not None else ""
         table.add_row(
@@ -137,30 +138,80 @@ def coloured(ids: Sequence[int], values: Sequence[float], maximum: float, vocabu
 
 
 def experiments(run: Run, feature: int) -> RenderableType:
-    """Every edit of the feature: predicted, measured, and whether they agree."""
+    """Every edit of the feature: predicted, measured, and whether they agree; and why there are none, or none by a model."""
     rows = run.store.sql(
-        "SELECT e.kind, p.p_fires, o.fired_share, o.max_activation, e.edit, e.texts[1] FROM experiment e JOIN prediction p USING (experiment_id) "
-        "JOIN outcome o USING (experiment_id) WHERE e.dictionary = ? AND e.feature = ? ORDER BY p.sealed_at",
+        "SELECT e.kind, p.predictor, p.p_fires, o.fired_share, o.weak, o.max_activation, e.edit, e.texts[1] FROM experiment e "
+        "JOIN prediction p USING (experiment_id) "
+        "JOIN outcome o ON o.experiment_id = e.experiment_id AND o.dictionary = e.dictionary AND o.feature = e.feature "
+        "WHERE e.dictionary = ? AND e.feature = ? "
+        "QUALIFY e.pool = arg_max(e.pool, p.sealed_at) OVER (PARTITION BY e.split, p.predictor, p.explanation_id, e.pool LIKE 'debate:%') "
+        "ORDER BY p.sealed_at, e.rowid, p.rowid",
         [run.dictionary, feature],
     )
+    said = _probes(run, [feature])
     if not rows:
-        return Text("\nno experiments yet", style="dim")
-    table = Table(title="experiments: predicted before measured", title_justify="left", show_edge=False, pad_edge=False)
-    for name in ("edit", "p(fires)", "fired", "max", "what", "text (first carrier)"):
+        return Text(
+            "\n" + "\n".join(["no experiments yet", *(f"{stage}: {why}" for _, stage, why in said)]), style="dim"
+        )
+    readers = len({row[1] for row in rows}) > 1
+    table = Table(
+        title="experiments: predicted before measured; yellow: it came out otherwise", title_justify="left", show_edge=False,
+        pad_edge=False,
+    )  # fmt: skip
+    for name in ("edit", *["predictor"] * readers, "p(fires)", "fired", "max", "what", "text (first carrier)"):
         table.add_column(name, overflow="fold")
-    for kind, p, share, maximum, edit, text in rows:
-        style = "" if (p >= 0.5) == (share > 0.5) else "yellow"
+    for kind, predictor, p, share, weak, maximum, edit, text in rows:
+        style = "dim" if weak else "" if (p >= 0.5) == (share > 0.5) else "yellow"
         what = ", ".join(f"{k} {v}" for k, v in json.loads(edit).items())
         table.add_row(
             kind,
+            *[Text(visible(predictor))] * readers,
             f"{p:.2f}",
-            f"{share:.0%}",
+            "weak" if weak else f"{share:.0%}",
             f"{maximum:.2f}",
             Text(visible(what)),
             Text(visible(text[:160])),
             style=style,
         )
-    return table
+    return Group(table, *(Text(visible(f"{stage}: {why}"), style="dim") for _, stage, why in said))
+
+
+def probed(run: Run, features: Sequence[int]) -> RenderableType:
+    """One line for each probed feature and predictor: what came of its last pool of `test`."""
+    rows = run.store.sql(
+        "SELECT e.feature, p.predictor, count(*), count(*) FILTER (o.weak), count(*) FILTER ((p.p_fires >= 0.5) <> o.fires AND NOT o.weak), "
+        "any_value(s.value), any_value(l.label) FROM experiment e JOIN prediction p USING (experiment_id) JOIN outcome o USING (experiment_id) "
+        "JOIN label l ON l.dictionary = e.dictionary AND l.feature = e.feature AND l.explanation_id = p.explanation_id "
+        "LEFT JOIN score s ON s.explanation_id = p.explanation_id AND s.predictor = p.predictor AND s.metric = 'adversarial' AND s.split = 'test' "
+        "JOIN (SELECT p.predictor, p.explanation_id, arg_max(e.pool, p.sealed_at) AS pool FROM prediction p JOIN experiment e USING (experiment_id) "
+        "WHERE e.split = 'test' GROUP BY ALL) last ON last.pool = e.pool AND last.predictor = p.predictor AND last.explanation_id = p.explanation_id "
+        "WHERE e.dictionary = ? AND e.split = 'test' AND e.feature IN (SELECT unnest(?::INTEGER[])) GROUP BY e.feature, p.predictor, l.explanation_id "
+        "ORDER BY ALL",
+        [run.dictionary, list(features)],
+    )
+    table = Table(show_edge=False, pad_edge=False)
+    for name in ("feature", "predictor", "experiments", "weak", "came out otherwise", "adversarial", "label"):
+        table.add_column(name, overflow="fold")
+    for feature, predictor, n, weak, wrong, value, label in rows:
+        score = "-" if value is None else f"{value:.2f}"
+        named = Text(visible(label or ""))
+        table.add_row(run.name(feature), Text(visible(predictor)), str(n), str(weak), str(wrong), score, named)
+    found = {row[0] for row in rows}
+    rest = [f"{run.name(f)}  {stage}: {why}" for f, stage, why in _probes(run, features) if f not in found]
+    return Group(table, *(Text(visible(line), style="dim") for line in rest))
+
+
+def _probes(run: Run, features: Sequence[int]) -> list[tuple[int, str, str]]:
+    """(feature, stage, reason): the last word of each stage that probed, where it has one."""
+    return [
+        (feature, stage, reason)
+        for feature, stage, reason in run.store.sql(
+            "SELECT feature, stage, arg_max(reason, rowid) AS why FROM stage WHERE dictionary = ? AND (stage = 'probe' OR "
+            "starts_with(stage, 'probe:')) AND feature IN (SELECT unnest(?::INTEGER[])) GROUP BY feature, stage HAVING why IS NOT NULL "
+            "ORDER BY feature, stage",
+            [run.dictionary, list(features)],
+        )
+    ]
 
 
 def inspection(run: Run, text: str, limit: int) -> RenderableType:

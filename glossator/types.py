@@ -230,10 +230,11 @@ class Message:
 class Request:
     """One question to a language model. Its fixed part comes first, as the system message, so that prompt caches hit.
 
-    answer: the form of the reply; its validators hold what a JSON schema cannot say. temperature None: the model's own.
+    answer: the form of the reply; its validators hold what a JSON schema cannot say, and get `asked` as pydantic's context.
+    temperature None: the model's own.
     logprobs: alternatives wanted for every output token (0 to 20). sample numbers repeated draws of one question;
-    attempt rises only when a failed question is asked again. purpose, about and prompt_id are for the books: they are no
-    part of what makes two requests equal.
+    attempt rises only when a failed question is asked again. asked, purpose, about and prompt_id are no part of what makes
+    two requests equal; the last three are for the books.
     """
 
     purpose: str
@@ -246,6 +247,7 @@ class Request:
     attempt: int = 0
     about: str | None = None  # the feature, as FeatureId writes it
     prompt_id: str | None = None
+    asked: Mapping[int, Any] | None = field(default=None, compare=False, repr=False)
 
     @property
     def schema(self) -> dict[str, Any]:

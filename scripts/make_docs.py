@@ -1,13 +1,17 @@
-"""Write docs/cli.md and docs/schema.md from the code. `--check` fails where they are stale."""
+"""Write docs/cli.md, docs/schema.md and docs/graphs.md from the code. `--check` fails where they are stale."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import typer
 from typer.cli import get_docs_for_click
 
+from glossator.agents.debate.graph import debate_graph
+from glossator.agents.graphs.cascade import cascade_graph
+from glossator.agents.graphs.label import label_graph
 from glossator.cli import app
 from glossator.store.store import Store
 
@@ -31,30 +35,52 @@ def cli_reference() -> str:
 
 
 def schema_reference() -> str:
+    """From the comments in the database itself; `glossator sql RUN.duckdb --schema` shows those of a run file."""
     parts = [
         "<!-- written by scripts/make_docs.py -->",
         "# Schema of a run file",
         "",
-        "Views are the public face; they keep their columns.",
+        "Views are the public face; they keep their columns. `glossator sql run.duckdb --schema` shows the same, of your file.",
         "",
     ]
     with Store(":memory:") as store:
-        for kind, heading in (("VIEW", "Views"), ("BASE TABLE", "Tables")):
+        for kind, heading in (("view", "Views"), ("table", "Tables")):
             parts += [f"## {heading}", ""]
-            names = store.sql(
-                "SELECT table_name FROM information_schema.tables WHERE table_type = ? ORDER BY table_name", [kind]
-            )
-            for (name,) in names:
-                parts += [f"### {name}", "", "| column | type |", "| --- | --- |"]
+            found = f"SELECT {kind}_name, comment FROM duckdb_{kind}s() WHERE NOT internal ORDER BY {kind}_name"
+            for name, meaning in store.sql(found):
+                parts += [f"### {name}", "", f"{meaning}.", "", "| column | type | meaning |", "| --- | --- | --- |"]
                 columns = store.sql(
-                    "SELECT column_name, data_type FROM information_schema.columns WHERE table_name = ? ORDER BY ordinal_position",
+                    "SELECT column_name, data_type, comment FROM duckdb_columns() WHERE table_name = ? ORDER BY column_index",
                     [name],
                 )
-                parts += [f"| {column} | {kind_} |" for column, kind_ in columns] + [""]
+                parts += [f"| {column} | {type_} | {said} |" for column, type_, said in columns] + [""]
     return "\n".join(parts)
 
 
-PAGES = {"cli.md": cli_reference, "schema.md": schema_reference}
+GRAPHS = """
+A solid arrow is always taken; of dotted ones, that whose words hold. Every node that is visited is a row of `step`, and the
+view `flow` counts them: how many features went which way, and with what came of it.
+
+- `label` (`glossator label --explainer label:K`): a draft, read on the split `select`; experiments on the subject that try to
+  break it; a new sentence by someone who is shown where the old one is wrong. It is taken only if it is better on `select`.
+- `cascade` (`--explainer cascade`): the lexical rule stands where it predicts `select` well and is more than a list of tokens.
+  Elsewhere a sentence, as in `label`; where that still reads badly, further candidates; where the two best that differ lie
+  close, a debate. Thresholds: `CascadeConfig`.
+- `debate` (`glossator debate`): two rivals predict texts, the most telling are measured, until one hypothesis leads.
+
+Scores on `test` come after `freeze`, as a stage of their own: they compare with the labels of other features.
+"""
+
+
+def graphs_page() -> str:
+    drawn: dict[str, Any] = {"label": label_graph(), "cascade": cascade_graph(), "debate": debate_graph().compile()}
+    parts = ["<!-- written by scripts/make_docs.py -->", "# The graphs", GRAPHS]
+    for name, graph in drawn.items():
+        parts += [f"## {name}", "", "```mermaid", graph.get_graph().draw_mermaid().strip(), "```", ""]
+    return "\n".join(parts)
+
+
+PAGES = {"cli.md": cli_reference, "schema.md": schema_reference, "graphs.md": graphs_page}
 
 
 def main() -> None:

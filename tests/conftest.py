@@ -7,6 +7,7 @@ import os
 from itertools import islice
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
@@ -21,6 +22,8 @@ from glossator.planted import planted_documents
 from tests import mini
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything imports transformers: tests read no network
+hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no fault of what is tested
+hypothesis.settings.load_profile("untimed")
 torch.set_num_threads(1)  # small work: two threads that wait for each other are slower than one
 
 PLANTED_CONFIG = HarvestConfig(

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "glossator"
 FILES = sorted(PACKAGE.rglob("*.py"))
 LEVEL = {
     "types": 0, "rows": 0, "errors": 0, "config": 1, "planted": 1, "planted_family": 2, "prompts": 2, "llm": 2, "store": 2, "harness": 2,
-    "scorers": 3, "agents": 4, "pipeline": 5, "arguments": 6, "progress": 6, "rating": 6, "show": 6, "show_debate": 6, "summary": 6, "validation": 6, "report": 6, "commands": 7, "cli": 8,
+    "scorers": 3, "agents": 4, "pipeline": 5, "arguments": 6, "progress": 6, "rating": 6, "show": 6, "show_debate": 6, "show_schema": 6, "summary": 6, "validation": 6, "report": 6, "exchange": 6, "night": 7, "commands": 8, "cli": 9,
 }  # fmt: skip
 MOST_LINES, MOST_FUNCTION, MOST_PARAMETERS = 400, 60, 8
 

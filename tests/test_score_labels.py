@@ -46,7 +46,7 @@ def test_a_worse_set_is_beaten_on_the_same_windows_and_the_second_time_for_nothi
     assert score(path, "--llm", server.spec, "--scorer", "detection", "--no-nulls") == 0
     own = read(path, "FROM labels")
     asked = len(server.asked)
-    assert score(path, "--labels", file, "--llm", server.spec, "--scorer", "detection") == 0
+    assert score(path, "--labels", file, "--llm", server.spec, "--scorer", "detection", "--no-nulls") == 0
     told = capsys.readouterr()
     assert "12 labels of 12 features read as JSONL; exposure unknown" in told.err
     assert f"detection of imported:theirs by {server.spec}: 12 scored" in told.out
@@ -63,7 +63,7 @@ def test_a_worse_set_is_beaten_on_the_same_windows_and_the_second_time_for_nothi
         and n == 12
     )
     before, asked = contents(path), len(server.asked)
-    assert score(path, "--labels", file, "--llm", server.spec, "--scorer", "detection") == 0
+    assert score(path, "--labels", file, "--llm", server.spec, "--scorer", "detection", "--no-nulls") == 0
     again = capsys.readouterr().out
     assert "typed beats imported:theirs by 0." in again and "no label was left" in again
     assert contents(path) == before and len(server.asked) == asked
@@ -73,7 +73,7 @@ def test_a_budget_that_ends_in_the_middle_keeps_what_was_read_and_goes_on(
     path: Path, server: Reader, tmp_path: Path, capsys: pytest.CaptureFixture[str],  # noqa: F811
 ) -> None:  # fmt: skip
     file = theirs(tmp_path, shifted(10))
-    command = (path, "--labels", file, "--llm", server.spec, "--scorer", "detection", "--budget-tokens")
+    command = (path, "--labels", file, "--llm", server.spec, "--scorer", "detection", "--no-nulls", "--budget-tokens")
     assert score(*command, 20_000) == 3
     assert "budget is spent" in capsys.readouterr().err
     assert 0 < len(server.asked) < 24 and read(path, "SELECT count(*) FROM explanation") == [(12,)]
@@ -146,6 +146,6 @@ def test_a_dictionary_that_a_file_does_not_label_is_said_and_left_alone(
         store.execute("INSERT INTO dictionary SELECT * REPLACE ('another' AS dictionary) FROM dictionary")
     file = tmp_path / "theirs.jsonl"
     file.write_text(json.dumps({"feature": 0, "label": "tea", "dictionary": "planted"}))
-    assert score(path, "--labels", file, "--llm", server.spec, "--scorer", "detection") == 0
+    assert score(path, "--labels", file, "--llm", server.spec, "--scorer", "detection", "--no-nulls") == 0
     assert "another  these files label none of its features" in capsys.readouterr().out
     assert read(path, "SELECT DISTINCT dictionary FROM score") == [("planted",)]

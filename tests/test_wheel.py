@@ -27,7 +27,8 @@ def test_the_wheel_holds_package_and_data_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert "glossator/data/corpus/passages.jsonl" in names
     assert "glossator/data/dictionaries/minilm-l4/sae_weights.safetensors" in names
-    assert {"glossator/report.html.jinja", "glossator/prompts/oneshot.md", "glossator/llm/prices.toml"} <= set(names)
+    assert {"glossator/prompts/oneshot.md", "glossator/llm/prices.toml"} <= set(names)
+    assert {f"glossator/report/page.{kind}" for kind in ("html.jinja", "css", "js")} <= set(names)
     tops = {name.split("/")[0] for name in names}
     assert tops == {"glossator", next(t for t in tops if t.endswith(".dist-info"))}
 

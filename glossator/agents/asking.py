@@ -6,12 +6,12 @@ be said. A run that nobody could answer has nothing to account for, and ends wit
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from glossator.agents.pool import wait_for
 from glossator.agents.run import Run
 from glossator.config import LLMConfig
 from glossator.errors import ProviderError, Stopped
@@ -61,7 +61,11 @@ def ask_several(
 
     async def whole(work: WorkOfSeveral) -> None:
         async with open_llms(specs, books, llm, run.say) as models:
-            await work(models, llm.features_in_hand(batched=any(map(in_batches, asked))))
+            run.asking = models
+            try:
+                await work(models, llm.features_in_hand(batched=any(map(in_batches, asked))))
+            finally:
+                run.asking = ()
 
     def said() -> str:
         materialise_labels(run.store)
@@ -69,7 +73,7 @@ def ask_several(
 
     try:
         if work is not None:
-            asyncio.run(whole(work))
+            wait_for(whole(work))
     except (ProviderError, Stopped, KeyboardInterrupt) as stop:
         calls = run.store.sql("SELECT count(*) FROM llm_call WHERE session_id = ?", [books.session_id])
         if not isinstance(stop, ProviderError) or tally.total() or calls[0][0]:

@@ -1,4 +1,4 @@
-"""A bounded number of questions in progress at once, each made in a thread when there is room for it.
+"""A bounded number of questions in progress at once, each made in a thread when there is room for it; and how plain code waits.
 
 What is raised ends the run: what is in flight finishes first, and nothing more is begun. Where nobody waits for replies
 any more, or they cannot be kept, it is given up instead.
@@ -7,12 +7,39 @@ any more, or they cannot be kept, it is given up instead.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from glossator.errors import StoreError
 
 _Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+def wait_for(work: Coroutine[Any, Any, _Result]) -> _Result:
+    """`asyncio.run`, also inside of a notebook, where a loop is running already: in a thread of its own there.
+
+    An interrupt cancels the work, and comes out when that has ended.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    begun: Future[Callable[[], object]] = Future()
+
+    async def whole() -> _Result:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        begun.set_result(lambda: loop.call_soon_threadsafe(task.cancel) if task else None)
+        return await work
+
+    with ThreadPoolExecutor(1, "glossator-loop") as threads:
+        done = threads.submit(lambda: asyncio.run(whole()))
+        try:
+            return done.result()
+        except KeyboardInterrupt:
+            begun.result()()
+            raise
 
 
 async def in_progress(

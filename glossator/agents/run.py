@@ -7,12 +7,13 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import glossator
-from glossator.config import SubjectConfig
+from glossator.config import DEMO_MODEL, SubjectConfig, demo_model
 from glossator.errors import UsageError
 from glossator.scorers.rule import Lexicon
 from glossator.store import records as reading
@@ -22,6 +23,7 @@ from glossator.types import FeatureRecord, Floats, Ints, Split, content_id, feat
 if TYPE_CHECKING:
     from glossator.harness.dictionary import Dictionary
     from glossator.harness.subject import Subject
+    from glossator.llm.base import LLM
 
 Progress = Callable[[str, int, int], None]  # what, done, total
 Say = Callable[[str], None]
@@ -45,6 +47,7 @@ class Run:
         """`model`: subject and dictionary that are at hand already, or doubles; loaded when needed otherwise."""
         self._model = model
         self.store, self.progress, self.say = store, progress, say
+        self.asking: Sequence[LLM] = ()  # whom questions are sent to at this moment
         self.dictionary = reading.the_dictionary(store, dictionary)
 
     @cached_property
@@ -123,7 +126,11 @@ class Run:
         if control is not None:
             source = beside(self.store.path, source)
         what = SubjectConfig(
-            model=stored["path"], model_name=stored["model"], dictionaries=(source,), hooks=(hook,), corpus=()
+            model=_found(stored["path"], stored["model"]),
+            model_name=stored["model"],
+            dictionaries=(source,),
+            hooks=(hook,),
+            corpus=(),
         )
         subject, (dictionary,) = load_model(what, stored["context_size"], "cpu")
         if (
@@ -154,3 +161,8 @@ class Run:
             return self.store.pending(stage, self.dictionary)
         reading.check_features(self.store, self.dictionary, features)
         return list(features)
+
+
+def _found(path: str, name: str) -> str:
+    """The folder of a model; the built-in one lies elsewhere where another environment harvested. Weights are checked after."""
+    return str(demo_model()) if name == DEMO_MODEL and not Path(path).exists() else path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from glossator.errors import BatchWaiting
 
 if TYPE_CHECKING:
     from glossator.agents.run import Run
+    from glossator.store.store import Store
 
 app = typer.Typer(
     name="glossator",
@@ -63,26 +65,62 @@ def flags_of(*given: object) -> dict[str, object]:
 
 @contextmanager
 def opened(path: Path, dictionary: str | None = None, *, quiet: bool = False) -> Iterator[Run]:
-    """An existing run file, with a progress bar while it is open."""
+    """An existing run file, with a progress bar while it is open. Others may query it meanwhile."""
     from glossator.agents.run import Run
     from glossator.progress import bars
-    from glossator.store.store import Store
 
-    with Store(path, create=False) as store, bars(err, quiet=quiet) as progress:
+    with written(path) as store, bars(err, quiet=quiet) as progress:
         yield Run(store, dictionary, progress, err.print)
 
 
 @contextmanager
 def each(path: Path, dictionary: str | None) -> Iterator[Iterator[Run]]:
-    """The named dictionary of an existing run file, or all of them in turn."""
+    """The named dictionary of an existing run file, or all of them in turn. Others may query it meanwhile."""
     from glossator.agents.run import Run
     from glossator.progress import bars
     from glossator.store.records import dictionaries, the_dictionary
-    from glossator.store.store import Store
 
-    with Store(path, create=False) as store, bars(err) as progress:
+    with written(path) as store, bars(err) as progress:
         first = the_dictionary(store, dictionary) if dictionary or len(dictionaries(store)) < 2 else None
         yield (Run(store, name, progress, err.print) for name in ([first] if first else dictionaries(store)))
+
+
+@contextmanager
+def written(path: Path) -> Iterator[Store]:
+    """An existing run file to write into; an index of its labels at the end."""
+    from glossator.store.live import serving
+    from glossator.store.reading import upgraded
+    from glossator.store.search import index_labels
+    from glossator.store.store import Store
+
+    with Store(path, create=False) as store:
+        if store.backup is not None:
+            err.print(upgraded(store))
+        with serving(store, err.print):
+            yield store
+            index_labels(store)
+
+
+@contextmanager
+def looked_at(path: Path, dictionary: str | None = None, *, quiet: bool = False) -> Iterator[Run]:
+    """An existing run file to read, also while a run writes it: then its snapshot."""
+    from glossator.agents.run import Run
+    from glossator.progress import bars
+    from glossator.store.reading import open_for_reading
+
+    with open_for_reading(path, err.print) as reader, bars(err, quiet=quiet) as progress:
+        yield Run(reader, dictionary, progress, err.print)
+
+
+@contextmanager
+def quiet_pipes() -> Iterator[None]:
+    """Who reads our output may stop before its end, as `head` does: that is no failure."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it ends
+        raise SystemExit(0) from None
 
 
 def in_turn(runs: Iterator[Run], work: Callable[[Run], None]) -> None:

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from glossator.arguments import debate_config, explainer_config, llm_config, parse_feature, parse_features
+from glossator.arguments import (
+    debate_config,
+    explainer_config,
+    llm_config,
+    parse_feature,
+    parse_features,
+    parse_one_or_several,
+    probe_config,
+)
 from glossator.commands.common import (
     Dollars,
     Effort,
@@ -40,7 +48,8 @@ def label(
         typer.Option(
             help="lexical: executable rules, offline. By a model: oneshot, one question about each feature; contrastive, "
             "with silent windows that resemble; logits, with the tokens that it makes likelier; best_of:N, the candidate "
-            "that predicts new text best; refine:K, rounds of counterexamples."
+            "that predicts new text best; refine:K, rounds of counterexamples; label:K, the same with experiments on the subject; "
+            "cascade, the lexical rule where it will do, and by a model only the others, each as far as doubt remains."
         ),
     ] = "lexical",
     features: Features = None,
@@ -48,7 +57,9 @@ def label(
     llm: Model = None,
     reader: Annotated[
         str | None,
-        typer.Option(metavar="SPEC", help="Who reads the candidates of best_of and refine; --llm if not given."),
+        typer.Option(
+            metavar="SPEC", help="Who reads the candidates of best_of, refine, label and cascade; --llm if not given."
+        ),
     ] = None,
     budget_usd: Dollars = None,
     budget_tokens: Tokens = None,
@@ -78,17 +89,57 @@ def label(
         in_turn(runs, work)
 
 
-@app.command(epilog=example("probe run.duckdb --feature 17"))
-def probe(path: RunFile, feature: Feature, dictionary: Which = None) -> None:
-    """Run the editor on one feature and show every experiment."""
+@app.command(epilog=example("probe run.duckdb --feature 17 --llm openai:gpt-5-mini"))
+def probe(
+    path: RunFile,
+    feature: Annotated[
+        str | None, typer.Option(help="The index of one feature, such as 17, or a pole, such as 17- of a signed one.")
+    ] = None,
+    features: Annotated[str | None, typer.Option(help="Several features, such as 0-999 or 3,5,8-12.")] = None,
+    dictionary: Which = None,
+    llm: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPEC",
+            help="A language model that writes texts to put the labels to the test; the forms are those of label --llm.",
+        ),
+    ] = None,
+    reader: Annotated[
+        str | None, typer.Option(metavar="SPEC", help="Who reads the labels and predicts; --llm if not given.")
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--every", help="Read every explanation that has a text, not the label alone.")
+    ] = False,
+    wide: Annotated[
+        bool,
+        typer.Option("--wide", help="More texts, all carriers read: some three times the tokens, for near rivals."),
+    ] = False,
+    budget_usd: Dollars = None,
+    budget_tokens: Tokens = None,
+    concurrency: InFlight = None,
+    prices: Prices = None,
+    effort: Effort = None,
+    retry_failed: RetryFailed = False,
+) -> None:
+    """Run the editor on features and show every experiment: rules by mechanical edits, with a model also by texts that it writes."""
     from glossator import pipeline
-    from glossator.config import EditorConfig
-    from glossator.show import experiments
+    from glossator.config import EditorConfig, wide_editor
+    from glossator.show import experiments, probed
 
+    flags = flags_of(budget_usd, budget_tokens, concurrency, prices, effort)
+    asking = probe_config(llm, flags, reader=reader, retry_failed=retry_failed, every=every, wide=wide)
     with opened(path, dictionary) as run:
-        index = parse_feature(feature, run.poles)
-        pipeline.probe(run, EditorConfig(), [index])
-        out.print(experiments(run, index))
+        chosen = parse_one_or_several(feature, features, run.poles)
+        if llm is None:
+            pipeline.probe(run, EditorConfig(), chosen)
+        else:
+            config = wide_editor(every=every) if wide else EditorConfig(every=every)
+            done = pipeline.probe_by_llm(run, llm, asking, config, chosen, reader=reader, retry_failed=retry_failed)
+            out.print(done, soft_wrap=True)
+        if len(chosen) == 1:
+            out.print(experiments(run, chosen[0]))
+        else:
+            out.print(probed(run, chosen))
 
 
 @app.command(

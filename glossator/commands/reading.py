@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from glossator.arguments import parse_feature
-from glossator.commands.common import RunFile, Which, app, example, opened, out
+from glossator.commands.common import RunFile, Which, app, err, example, looked_at, out, quiet_pipes
+from glossator.errors import UsageError
 
 
 @app.command(
@@ -17,15 +18,32 @@ from glossator.commands.common import RunFile, Which, app, example, opened, out
 )
 def sql(
     path: RunFile,
-    query: Annotated[str, typer.Argument(help="A query; - reads it from standard input.")],
-    output: Annotated[str, typer.Option("--format", help="table, csv or json.")] = "table",
+    query: Annotated[str | None, typer.Argument(help="A query; - reads it from standard input.")] = None,
+    output: Annotated[
+        str, typer.Option("--format", help="table, csv, json (an object a line), markdown or parquet.")
+    ] = "table",
+    to: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write to this file.")] = None,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Show views and tables, with what their columns mean, instead.")
+    ] = False,
 ) -> None:
-    """Query the run file. Read-only: nothing can be changed and no other file be read."""
-    from glossator.store.query import query as run_query
-    from glossator.store.query import render
+    """Query the run file, also while a run writes it. Read-only: nothing can be changed and no other file be read."""
+    from glossator.show_schema import schema_shown
+    from glossator.store.output import check, render
+    from glossator.store.reading import open_for_reading
 
-    table = run_query(path, sys.stdin.read() if query == "-" else query)
-    render(table, output, out)
+    if (query is None) != schema:
+        raise UsageError("sql: give a query, or --schema, which shows what there is to ask for")
+    check(output, to)
+    text = sys.stdin.read() if query == "-" else query
+    with open_for_reading(path, err.print, live=True, current=False) as reader, quiet_pipes():
+        if text is None:
+            out.print(schema_shown(reader))
+            return
+        with reader.stream(text) as batches:
+            rows = render(batches, output, out, to)
+    if to is not None:
+        err.print(f"{to}: {rows} rows")
 
 
 @app.command(epilog=example('search run.duckdb "golden gate bridge"'))
@@ -34,10 +52,14 @@ def search(
     words: Annotated[str, typer.Argument(help="Words that a label should hold.")],
     limit: Annotated[int, typer.Option(help="How many labels to show.", min=1)] = 20,
 ) -> None:
-    """Labels that hold the words, best simulation first."""
-    from glossator.store.query import render, search_labels
+    """Labels that hold the words, those first that suit best where the file has a full-text index, then best simulation."""
+    from glossator.store.extensions import SEARCH
+    from glossator.store.output import render
+    from glossator.store.reading import open_for_reading
+    from glossator.store.search import search as found
 
-    render(search_labels(path, words, limit), "table", out)
+    with open_for_reading(path, err.print, live=True, current=False, extensions=SEARCH) as reader:
+        render(found(reader, words, limit).to_reader(), "table", out)
 
 
 @app.command(epilog=example("show run.duckdb 17"))
@@ -49,7 +71,7 @@ def show(
     """One feature: label, scores, coloured exemplars, experiments."""
     from glossator.show import card
 
-    with opened(path, dictionary, quiet=True) as run:
+    with looked_at(path, dictionary, quiet=True) as run:
         out.print(card(run, parse_feature(feature, run.poles)))
 
 
@@ -63,7 +85,7 @@ def inspect(
     """Which labelled features fire on a text, and on which tokens."""
     from glossator.show import inspection
 
-    with opened(path, dictionary, quiet=True) as run:
+    with looked_at(path, dictionary, quiet=True) as run:
         out.print(inspection(run, text, limit))
 
 
@@ -71,9 +93,10 @@ def inspect(
 def report(
     path: RunFile,
     to: Annotated[Path, typer.Option("--out", help="The HTML file to write.")] = Path("report.html"),
+    dictionary: Which = None,
 ) -> None:
-    """One self-contained HTML page: summary, scores against nulls, feature cards."""
+    """One self-contained HTML page: scores against nulls, best and worst, counterexamples, debates, cost, failures, a card for each feature."""
     from glossator.report import write_report
 
-    with opened(path) as run:
-        out.print(f"{to}: {write_report(run, to)} features")
+    with looked_at(path, dictionary) as run:
+        out.print(f"{to}: {write_report(run, to)} features", soft_wrap=True)

@@ -112,7 +112,7 @@ def score(
     flags = flags_of(budget_usd, budget_tokens, concurrency, prices, effort)
     embeds, rest = embedding_asked(scorer or (), embedder, llm)
     more = {"every": every and not (embeds and not rest), "retry-failed": retry_failed}
-    check_repeats(repeats, nulls, llm, labels or ())
+    check_repeats(repeats, nulls, llm)
     scorers, asking = scoring_config(rest, llm, flags, others=more)
     read = LLMScoreConfig(nulls=nulls is not False, repeats=repeats or 0)
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from glossator.config.base import Config
 from glossator.config.scoring import LLMScoreConfig
-from glossator.types import MARGIN
+from glossator.types import MARGIN, WINDOW
 
 
 class LexicalConfig(Config):
@@ -67,16 +67,41 @@ class RefineConfig(Config):
     right: int = Field(default=3, ge=0)  # firing windows shown in which it was right
 
 
-ExplainerConfig = OneshotConfig | ContrastiveConfig | LogitsConfig | BestOfConfig | RefineConfig
+class WritingConfig(Config):
+    """What the editor asks a language model to write about a feature, what it shows it, and what it takes of the reply."""
+
+    positive: int = Field(default=3, ge=0)  # texts that should fire, by the label
+    boundary: int = Field(default=3, ge=0)  # texts that should nearly fire
+    minimal_off: int = Field(default=2, ge=0)  # small changes of firing windows, after which they should be silent
+    minimal_on: int = Field(default=2, ge=0)  # and of silent ones, after which they should fire
+    windows: int = Field(default=2, ge=1)  # shown of firing and of silent windows
+    claims: int = Field(default=3, ge=1)  # labels shown, the first of those given
+    avoided: int = Field(default=8, ge=0)  # tokens it is told to do without, those that are most active in `explain`
+    longest: int = Field(default=24, ge=4, le=WINDOW)  # tokens of a text that is put into other windows
+    change: int = Field(default=6, ge=1)  # tokens that a small change may take out, and put in
+    copied: float = Field(default=0.5, gt=0, le=1)  # share of a text's 8-grams in exemplars from which it is a copy
+    max_tokens: int = Field(default=1024, ge=64)  # of the answer, with what a model that thinks spends on thinking
+    temperature: float | None = Field(default=None, ge=0, le=2)  # None: the model's own
 
 
 class EditorConfig(Config):
-    """The mechanical edits: at most `texts` measured texts a feature, carriers included."""
+    """The editor's pool: at most `texts` measured texts of mechanical edits a feature, carriers included, and what a model writes."""
 
     texts: int = Field(default=12, ge=3)
+    random: int = Field(default=2, ge=0)  # windows of the corpus as they are, at most
     carriers: int = Field(default=3, ge=1)
     seed: int = 0
     in_flight: int = Field(default=384, ge=1)  # features that are probed at once, so that batches are full
+    writing: WritingConfig = WritingConfig()
+    every: bool = False  # a model reads all explanations that have a text, not the label alone
+    carriers_read: Literal[1, 3] = 1  # of each experiment, by a model that reads labels; rules read all
+    reading: LLMScoreConfig = LLMScoreConfig(request_windows=60)  # a whole pool in one question
+
+
+def wide_editor(*, every: bool = False) -> EditorConfig:
+    """More texts, and every carrier read: what it takes to tell near rivals apart over features (docs/figures.md, Agents)."""
+    many = WritingConfig(positive=4, boundary=12, minimal_off=4, minimal_on=4, windows=4, max_tokens=2048)
+    return EditorConfig(carriers_read=3, writing=many, every=every)
 
 
 class DebateConfig(Config):
@@ -95,4 +120,42 @@ class DebateConfig(Config):
     pool_read: int = Field(default=36, ge=6)  # texts that are proposed where a language model has to read them
     in_flight: int = Field(default=192, ge=1)  # debates at once, so that batches are full
     draws: int = Field(default=500, ge=100)  # bootstrap resamples of documents, for the scores on `test`
+    statements: int = Field(default=4, ge=0)  # of sides for which a model speaks: two closing words, and texts before
+    statement_tokens: int = Field(default=256, ge=32)  # of the answer
+    amend: bool = True  # whether a side for which a model speaks may amend what it says; once a debate
+    amend_after: int = Field(default=4, ge=1)  # experiments
+    amend_behind: float = Field(default=2.0, ge=0)  # nats behind who leads
+    amend_read: int = Field(
+        default=12, ge=4
+    )  # texts that are left in the debate then: the new explanation is read on them
     seed: int = 0
+
+
+class LabelConfig(Config):
+    """The graph `label`: `refine`, which in each round tries the sentence on the subject as well."""
+
+    refine: RefineConfig = RefineConfig(rounds=2)
+    editor: EditorConfig = EditorConfig(seed=1)  # experiments on `select`; the reported ones have another seed
+
+
+class CascadeConfig(Config):
+    """The graph `cascade`: what is cheap first, and what costs more only where that leaves a doubt.
+
+    Values on `select`: of the lexical rule `simulation`, of sentences the score that `label.refine.by` names, averaged over
+    what there is of it, as labels are compared.
+    """
+
+    escalate: Literal["doubtful", "all"] = "doubtful"  # all: no lexical label stands, for comparison
+    stands: float = Field(default=0.9, ge=-1, le=1)  # simulation of a rule from which it needs no language model
+    list_items: int = Field(default=1, ge=0)  # a rule of more items, all of them single tokens, is a mere list
+    good: float = Field(default=0.95, ge=0, le=1)  # a sentence that reads as well is not refined
+    doubt: float = Field(default=0.85, ge=0, le=1)  # below it after refining, further candidates are drawn
+    margin: float = Field(default=0.03, ge=0, le=1)  # the two best that differ debate where they lie so close
+    label: LabelConfig = LabelConfig()
+    best_of: BestOfConfig = BestOfConfig()  # read as `label.refine` is
+    debate: DebateConfig = DebateConfig()
+
+
+ExplainerConfig = (
+    OneshotConfig | ContrastiveConfig | LogitsConfig | BestOfConfig | RefineConfig | LabelConfig | CascadeConfig
+)

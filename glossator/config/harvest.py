@@ -12,6 +12,7 @@ from glossator.config.shipped import data_path, demo_model
 from glossator.errors import UsageError
 
 DEMO_HOOK = "encoder.layer.4"
+DEMO_MODEL = "all-MiniLM-L6-v2"
 CONTROLS = ("random-dictionary", "frozen-decoder", "reinitialised-subject")  # harness/controls.py
 NEAR_BY = ("overlap", "embedding")  # how near misses are found: harness/near_misses.py
 
@@ -153,5 +154,5 @@ def located(what: SubjectConfig) -> SubjectConfig:
         "hooks": tuple(DEMO_HOOK if d == "demo" and h is None else h for d, h in both),
     }
     if what.model == "demo":
-        found |= {"model": str(demo_model()), "model_name": what.model_name or "all-MiniLM-L6-v2"}
+        found |= {"model": str(demo_model()), "model_name": what.model_name or DEMO_MODEL}
     return what.model_copy(update=found)

@@ -75,7 +75,9 @@ class _Recipe:
 class Embedder:
     """Loaded on construction. Raises UsageError where the extra is not installed, or the folder cannot be used."""
 
-    def __init__(self, folder: str | Path | None = None) -> None:
+    def __init__(self, folder: str | Path | None = None, *, half: bool | None = None) -> None:
+        """half: multiply in bfloat16, which takes half the time and moves rows by some 1e-3; if not given, where the processor can."""
+        self._half = _half_precision() if half is None else half
         path = _demo() if folder is None else Path(folder)
         self.recipe = read_recipe(path)
         from transformers import AutoModel, AutoTokenizer
@@ -132,7 +134,8 @@ class Embedder:
             ids[row, : len(sequence)] = sequence
             mask[row, : len(sequence)] = 1
         attention = torch.from_numpy(mask)
-        hidden: Tensor = self._model(input_ids=torch.from_numpy(ids), attention_mask=attention).last_hidden_state
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._half):
+            hidden: Tensor = self._model(input_ids=torch.from_numpy(ids), attention_mask=attention).last_hidden_state
         found: Floats = torch.nn.functional.normalize(self._pooled(hidden.float(), attention), dim=-1).numpy()
         return found
 
@@ -143,6 +146,12 @@ class Embedder:
             return hidden[torch.arange(len(hidden)), attention.sum(1) - 1]
         weight = attention[:, :, None].to(hidden.dtype)
         return (hidden * weight).sum(1) / weight.sum(1)
+
+
+def _half_precision() -> bool:
+    """Whether this processor multiplies bfloat16 by itself; emulated, it is slower than float32."""
+    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return bool(available and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _demo() -> Path:

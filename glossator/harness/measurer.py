@@ -2,12 +2,16 @@
 
 Requests from many features are gathered into canonical batches: one is run when it is full, or 20 ms after the last
 request came. One thread owns the model; the event loop stays free.
+
+Where the subject runs out of memory on a batch, the batch is run again in a canonical shape of half the rows, which stays
+for what follows, and this is said aloud: another shape gives the same numbers up to rounding, not to the bit.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -19,6 +23,7 @@ from glossator.harness.subject import Subject, TokenBatch, batches, bucket_width
 from glossator.types import Activations, FeatureId
 
 _WAIT = 0.02
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # as torch's allocators put it
 
 
 @dataclass
@@ -31,8 +36,17 @@ class _Request:
 class Measurer:
     """`await measure([(text, feature), ...])`. Use as `async with`; results do not depend on what shares a batch."""
 
-    def __init__(self, subject: Subject, dictionary: Dictionary, *, batch_tokens: int = 2048) -> None:
+    def __init__(
+        self,
+        subject: Subject,
+        dictionary: Dictionary,
+        *,
+        batch_tokens: int = 2048,
+        say: Callable[[str], object] = warnings.warn,
+    ) -> None:
+        """say: is told when batches become smaller; a warning if not given."""
         check_width(dictionary, subject.widths[dictionary.hook], dictionary.hook)
+        self._say = say
         self.subject, self.dictionary, self.batch_tokens = subject, dictionary, batch_tokens
         self._waiting: dict[int, list[_Request]] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="glossator-measure")
@@ -116,6 +130,32 @@ class Measurer:
                 request.future.set_result(result)
 
     def _forward(self, requests: list[_Request]) -> list[Activations]:
+        """In a smaller shape where the memory asks for it."""
+        while True:
+            try:
+                return self._pass(requests)
+            except (RuntimeError, MemoryError) as error:
+                if not _out_of_memory(error):
+                    raise
+                self._halve(requests, error)
+
+    def _halve(self, requests: list[_Request], error: Exception) -> None:
+        """Half of the rows from now on. Raises HarvestError where a single row is too much."""
+        frame = len(self.subject.prefix) + len(self.subject.suffix)
+        need = max(len(request.ids) for request in requests) + frame
+        width = next(w for w in bucket_widths(self.subject.context_size) if w >= need)
+        rows = max(1, self.batch_tokens // width)
+        if rows == 1:
+            raise HarvestError(
+                f"the subject runs out of memory on a single text of {need} tokens ({type(error).__name__}); free some memory and run again"
+            ) from error
+        self.batch_tokens = width * (rows // 2)
+        self._say(
+            f"the subject ran out of memory on {rows} texts of {width} tokens; measuring goes on with {rows // 2} at once, "
+            "and equals what was measured before up to rounding"
+        )
+
+    def _pass(self, requests: list[_Request]) -> list[Activations]:
         out: dict[int, Activations] = {}
         names = self.subject.vocabulary
         for batch in batches([r.ids for r in requests], self.subject, batch_tokens=self.batch_tokens):
@@ -139,3 +179,7 @@ class Measurer:
         if not torch.isfinite(encoded).all():
             raise HarvestError("a measured text gave activations that are not finite; try another dtype")
         return encoded.reshape(rows, width, -1)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in _OUT_OF_MEMORY)

@@ -108,13 +108,15 @@ def _value(request: Request, text: str) -> BaseModel:
     wrong: ValidationError | None = None
     for found in _objects(text):
         try:
-            return request.answer.model_validate_json(found)
+            return request.answer.model_validate_json(found, context=request.asked)
         except ValidationError as error:
             wrong = wrong or error
     if wrong:
         raise wrong
     first, last = text.find("{"), text.rfind("}")
-    return request.answer.model_validate_json(text[first : last + 1] if 0 <= first < last else text)
+    return request.answer.model_validate_json(
+        text[first : last + 1] if 0 <= first < last else text, context=request.asked
+    )
 
 
 def _objects(text: str) -> Iterator[str]:

@@ -9,7 +9,7 @@ As a reader of labels it knows what each description, right or almost right, wou
 other label it knows nothing, and says so by a constant. Where it errs about a window, it says the opposite: on the two
 words on which the window turns, whatever label and scorer it is asked about.
 
-The explainers' questions are answered in `oracle_explains.py`. A new prompt adds its answer to `OracleLLM.tasks`. Prompts
+The explainers' questions are answered in `oracle_explains.py`, the editor's in `oracle_edits.py`. A new prompt adds its answer to `OracleLLM.tasks`. Prompts
 are read as text, as a model reads them.
 """
 
@@ -24,6 +24,8 @@ from typing import Any, Literal
 
 from glossator.errors import ProviderError
 from glossator.llm.base import ReplyLog
+from glossator.llm.oracle_debates import debating
+from glossator.llm.oracle_edits import editing
 from glossator.llm.oracle_explains import UNKNOWN, explaining, plain
 from glossator.llm.scripted import ScriptedLLM
 from glossator.planted import Activation, PlantedFeature, planted_features, planted_tokens
@@ -48,8 +50,11 @@ class OracleLLM(ScriptedLLM):
         super().__init__(self._answer, log, "oracle")
         self.features = tuple(planted_features() if features is None else features)
         self.error_rate, self.seed, self.bias = error_rate, seed, bias
+        explains = explaining(self)
         self.tasks: dict[str, Callable[[Request], dict[str, Any]]] = {
-            **explaining(self),
+            **explains,
+            **editing(self),
+            **debating(self, explains["explain:refine"]),
             "score:detection": self._detects,
             "score:fuzzing": self._checks_marks,
             "score:simulation": self._simulates,

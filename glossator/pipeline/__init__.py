@@ -10,6 +10,7 @@ from glossator.pipeline.labelling import explain as explain
 from glossator.pipeline.labelling import explain_by_llm as explain_by_llm
 from glossator.pipeline.labelling import label as label
 from glossator.pipeline.labelling import probe as probe
+from glossator.pipeline.labelling import probe_by_llm as probe_by_llm
 from glossator.pipeline.labelling import score as score
 from glossator.pipeline.labelling import score_by_embedding as score_by_embedding
 from glossator.pipeline.labelling import score_by_llm as score_by_llm

@@ -2,13 +2,12 @@
 
 Each stage reads what is pending from the run file, works, and writes rows; running again goes on where it stopped.
 Stages are plain functions of an open `Run`; `label` joins explain, probe and score. `explain_by_llm` is explain with a
-language model, `score_by_llm` scores by one that reads the labels. Imports of torch happen inside the
+language model (the explainer `cascade` does explain first, for what is pending), `probe_by_llm` is probe with one, `score_by_llm` scores by one that reads the labels. Imports of torch happen inside the
 stages that need a model, so that queries stay fast.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 from glossator.agents.run import Progress, Run, Say, silent
 from glossator.config import (
     BestOfConfig,
+    CascadeConfig,
     EditorConfig,
     EmbeddingConfig,
     ExplainerConfig,
@@ -70,10 +70,15 @@ def explain_by_llm(
     from glossator.llm.opening import in_batches
     from glossator.llm.spec import parse_spec
 
+    if isinstance(config, CascadeConfig):  # which begins with what the lexical explainer says
+        waiting = run.store.pending("explain", run.dictionary)
+        explain(run, LexicalConfig(), waiting if features is None else [f for f in waiting if f in set(features)])
     specs = [spec] if reader is None else [spec, reader]
     batched = any(in_batches(parse_spec(one)) for one in specs)
     if isinstance(config, BestOfConfig) and batched:
         config = config.model_copy(update={"together": True})
+    if isinstance(config, CascadeConfig) and batched:
+        config = config.model_copy(update={"best_of": config.best_of.model_copy(update={"together": True})})
     what = explainer(run, config, "")  # what the run file lacks is said before anybody is asked
     todo = run.chosen(features, stage_of(what.name))
     tally: Counter[str] = Counter()
@@ -95,22 +100,66 @@ def explain_by_llm(
 def probe(run: Run, config: EditorConfig, features: Sequence[int] | None = None) -> int:
     """Run the editor on labelled features. Returns how many were dealt with."""
     from glossator.agents.editor.probe import probe_all
+    from glossator.agents.pool import wait_for
 
     todo = run.chosen(features, "probe")
     if todo:
         with run.stage("probe", config) as run_id:
-            asyncio.run(probe_all(run, todo, config, run_id))
+            wait_for(probe_all(run, todo, config, run_id))
         materialise_labels(run.store)
     return len(todo)
 
 
+def probe_by_llm(
+    run: Run,
+    spec: str,
+    llm: LLMConfig,
+    config: EditorConfig,
+    features: Sequence[int] | None = None,
+    *,
+    reader: str | None = None,
+    retry_failed: bool = False,
+) -> str:
+    """The editor with a language model: it writes texts that put the labels to the test, and a reader of the labels predicts.
+
+    reader: who predicts; the one that writes if not given. One budget is for both. Returns what came of it and what it cost,
+    in words. Raises as `explain_by_llm`.
+    """
+    from glossator.agents.asking import ask_several
+    from glossator.agents.editor.probe_llm import DEPTH, ModelEditor, account, left_to_probe, stage_of
+    from glossator.llm.opening import in_batches
+    from glossator.llm.spec import parse_spec
+
+    run.chosen(features, "probe")  # no such feature: said before anybody is asked
+    specs = [spec] if reader is None else [spec, reader]
+    batched = any(in_batches(parse_spec(one)) for one in specs)
+    tally: Counter[str] = Counter()
+
+    async def work(models: Sequence[LLM], in_hand: int) -> None:
+        name = models[-1].name
+        if not (todo := left_to_probe(run, name, features)):
+            return
+        if batched:
+            run.say(f"probe: {DEPTH} questions about a feature wait for one another, each in a batch of its own")
+        with run.stage(stage_of(name), config, llm) as run_id:
+            editor = ModelEditor(run, models[0], models[-1], config, run_id, tally, retry_failed=retry_failed)
+            await editor.probe(todo, in_hand)
+
+    return ask_several(run, specs, llm, work, tally, lambda session: account(run, tally, session, specs[-1]))
+
+
 def score(run: Run, config: ScoreConfig, features: Sequence[int] | None = None) -> int:
     """Score the labels of features on `test`, against their nulls. Returns how many were dealt with."""
+    from threadpoolctl import threadpool_limits
+
     from glossator.agents.scoring.score_rules import left_to_score, score_all
 
     todo = left_to_score(run, features)
     if todo:
-        with run.stage("score", config) as run_id:
+        with (
+            run.stage("score", config) as run_id,
+            threadpool_limits(1, "blas"),
+        ):  # small matrices: threads only wait for one another
             score_all(run, todo, config, run_id)
         materialise_labels(run.store, config.q)
     return len(todo)

@@ -6,8 +6,8 @@ itself, or takes a percentage for an id, is found out.
 
 Labels may come from anybody's file, so the label stands inside the fence too, as one line of JSON, and is data.
 
-What a reply must hold depends on the question: a form is bound to the windows that it answers for, as a class of its own
-with the same schema, so its validators speak to the client, which asks once more.
+What a reply must hold depends on the question: a request carries the windows that it is about to the validators of the form,
+so these speak to the client, which asks once more. A class of its own for each question would cost milliseconds.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationInfo, model_validator
 
 from glossator.config import LLMScoreConfig
 from glossator.prompts.texts import fixed_text, prompt_row
@@ -33,15 +33,14 @@ _NAMED = 4  # ids that a complaint names
 
 
 class Form(BaseModel):
-    """The form of a reply. `asked`: what its question was about, by window id; of the bare form nothing is known."""
+    """The form of a reply. What its question was about, by window id, comes as pydantic's context; without it nothing is checked."""
 
     model_config = ConfigDict(extra="ignore")
-    asked: ClassVar[Mapping[int, Any] | None] = None
 
     @model_validator(mode="after")
-    def _answers_the_question(self) -> Self:
-        if self.asked is not None:
-            self.check(self.asked)
+    def _answers_the_question(self, info: ValidationInfo) -> Self:
+        if info.context is not None:
+            self.check(info.context)
         return self
 
     def check(self, asked: Mapping[int, Any]) -> None:
@@ -49,14 +48,9 @@ class Form(BaseModel):
         raise NotImplementedError
 
 
-def bound(form: type[Form], asked: Mapping[int, Any]) -> type[Form]:
-    """The same form, for one question."""
-    return type(form.__name__, (form,), {"asked": asked, "__module__": form.__module__, "__doc__": form.__doc__})
-
-
 @dataclass(frozen=True)
 class Question:
-    """One request. rows: window id -> which of the windows that were given; asked: what the form was bound to."""
+    """One request. rows: window id -> which of the windows that were given; asked: what the reply is held to."""
 
     request: Request
     rows: Mapping[int, int]
@@ -97,7 +91,8 @@ def questions(
         request = Request(
             purpose=task.purpose,
             messages=(Message("system", fixed_text(task.name)), Message("user", text)),
-            answer=bound(task.form, asked),
+            answer=task.form,
+            asked=asked,
             max_tokens=config.max_tokens + task.answer_tokens * len(group),
             temperature=config.temperature,
             about=about,

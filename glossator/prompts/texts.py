@@ -21,6 +21,7 @@ def fixed_text(task: str) -> str:
     return files("glossator.prompts").joinpath(f"{task}.md").read_text(encoding="utf-8").strip()
 
 
+@cache
 def prompt_row(task: str, version: int, answer: type[BaseModel]) -> PromptRow:
     """What the store keeps of a prompt."""
     text = fixed_text(task)

@@ -13,6 +13,7 @@ from scipy.stats import norm
 from glossator.types import Bools, Estimate, Floats, Ints
 
 _MIN_DOCUMENTS = 5
+_LEAST_REFERENCE = 0.1  # of a Brier score that another one is compared with
 
 
 def document_sums(prediction: Floats, activation: Floats, weight: Floats, mask: Bools, document: Ints) -> Floats:
@@ -76,15 +77,18 @@ def wilson(successes: float, n: int, level: float = 0.95) -> Estimate:
 
 
 def brier_skill(predicted: Floats, outcome: Floats, base: Floats) -> Estimate:
-    """1 - sum (p - y)^2 / sum (base - y)^2, with a bootstrap over experiments. 0: no better than the base rate."""
-    mine, theirs = (predicted - outcome) ** 2, (base - outcome) ** 2
+    """1 - sum (p - y)^2 / sum base (1 - base), with a bootstrap over experiments; base (1 - base) is what base is expected to score.
+
+    0: no better than can be expected of the base rate. NaN where the base rates alone tell what comes out.
+    """
+    mine, theirs = (predicted - outcome) ** 2, base * (1 - base)
     n = len(outcome)
-    if not n or theirs.sum() <= 0:
+    if not n or theirs.sum() < _LEAST_REFERENCE:
         return Estimate(float("nan"), float("nan"), float("nan"), n)
     value = float(1 - mine.sum() / theirs.sum())
     if n < _MIN_DOCUMENTS:
         return Estimate(value, float("nan"), float("nan"), n)
     times = resamples(n, 500, np.random.default_rng(n))
-    drawn = 1 - (times @ mine) / np.maximum(times @ theirs, 1e-9)
+    drawn = 1 - (times @ mine) / np.maximum(times @ theirs, _LEAST_REFERENCE)
     low, high = np.percentile(drawn, [2.5, 97.5])
     return Estimate(value, float(low), float(high), n)

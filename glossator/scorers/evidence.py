@@ -15,11 +15,14 @@ bounds. One text is one vote, log p' or log(1 - p'), however many carriers it wa
 misreads a word misreads it in every text. The j-th text that turns on a word therefore counts j to the power -`same_word`: a
 product of likelihoods, each to the power of a weight (a composite likelihood, Varin, Reid and Firth 2011).
 
+Texts that came out weak, active under the threshold, are neither outcome: they are not handed in here.
+
 What is measured next is the text with the highest expected information about which hypothesis holds, H(mean p) - mean H(p)
 under the present posterior (Lindley 1956; BALD, Houlsby et al. 2011), times its weight.
 
 Who wins has to lead, and to have foreseen at least half of the texts that fired (`accounts_for`). A rule or sentence about
-something else is right wherever the feature is silent, which is nearly everywhere.
+something else is right wherever the feature is silent, which is nearly everywhere. By that alone it would hold its ground against
+`neither` for ever, so what foresaw less than a quarter of eight that fired is out of the race (`refuted`), and need not be led.
 
 Chance level: two rivals that know nothing lose to `neither`, or it stays undecided. Blind spots: hypotheses that no text at
 hand tells apart (`same_as` says which), what was never put to the test, errors that two words share, and a rival that names
@@ -42,6 +45,7 @@ _CERTAIN = 1e-9
 _ERRORS = np.linspace(0.0, 0.45, 91)
 _ALIKE, _ALIKE_BY_ERROR = 0.05, 1.5
 _FIRES_ON = 3  # texts, under which a hypothesis does as good as never fire
+_TRIED, _FORESEEN = 8, 0.25  # texts that fired, and the share of them that keeps a hypothesis in the race
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class Standing:
 
     totals: Floats
     leader: str
-    lead: float
+    lead: float  # infinite where nobody else is left
     counted: int  # experiments that the leader has behind it
 
 
@@ -118,9 +122,12 @@ def standing(per_text: Floats, same: Mapping[str, str], since: Mapping[str, int]
 
     def lead(i: int) -> float:
         return min(
-            float((per_text[max(begin[i], begin[j]) :, i] - per_text[max(begin[i], begin[j]) :, j]).sum())
-            for j in standing_for
-            if j != i
+            (
+                float((per_text[max(begin[i], begin[j]) :, i] - per_text[max(begin[i], begin[j]) :, j]).sum())
+                for j in standing_for
+                if j != i
+            ),
+            default=np.inf,
         )
 
     best = max(standing_for, key=lambda i: (lead(i), -i))
@@ -132,15 +139,31 @@ def _begins(since: Mapping[str, int]) -> list[int]:
     return [a, b, max(a, b), max(a, b), 0]
 
 
-def accounts_for(seen: Measured, name: str) -> bool:
+def accounts_for(seen: Measured, name: str, since: Mapping[str, int] | None = None) -> bool:
     """Whether a hypothesis foresaw at least half of the texts that fired, and two: what it takes to win beside the lead.
 
     Most texts are silent, and a hypothesis about something else foresees that, too. `neither` states nothing to be shown.
     """
     if name == "neither":
         return True
-    p = claims(seen.p_a, seen.p_b)[np.asarray(seen.fired, bool), HYPOTHESES.index(name)]
+    i = HYPOTHESES.index(name)
+    begin = _begins(since or {})[i]
+    p = claims(seen.p_a, seen.p_b)[begin:][np.asarray(seen.fired, bool)[begin:], i]
     return bool(len(p) and (p >= 0.5).mean() >= 0.5 and (p >= 0.5).sum() >= 2)
+
+
+def refuted(seen: Measured, since: Mapping[str, int] | None = None) -> dict[str, str]:
+    """{name: ""} of hypotheses that foresaw less than a quarter of the texts that fired, once there are eight. `since` as in `standing`.
+
+    A misread word costs a right one a text or two; who misreads the only word of a feature cannot tell right from wrong.
+    """
+    found: dict[str, str] = {}
+    for i, begin in enumerate(_begins(since or {})[:NEITHER]):
+        fired = np.asarray(seen.fired, bool)[begin:]
+        told = claims(seen.p_a, seen.p_b)[begin:][fired, i]
+        if len(told) >= _TRIED and (told >= 0.5).mean() < _FORESEEN:
+            found[HYPOTHESES[i]] = ""
+    return found
 
 
 def posterior(totals: Floats, same: Mapping[str, str]) -> Floats:

@@ -32,7 +32,8 @@ class RulePredictor:
         """[n] p(fires) of windows on which the rule says these strengths [n, WINDOW]."""
         return np.asarray(self.rates[np.digitize(strengths.max(1, initial=0), _BANDS)])
 
-    def predict(self, windows: Windows) -> list[Prediction]:
+    async def predict(self, windows: Windows) -> list[Prediction]:
+        """Awaited as every predictor is; it asks nobody."""
         strengths = self.rule.strengths(windows)
         p = self.fires(strengths)
         lengths = windows.mask.sum(1)

@@ -3,8 +3,10 @@
 The label of a feature is the explanation that is best on `select`, by one predictor and one metric: values of different
 predictors are never compared. Which one decides is settled for each feature, in this order:
 
-1. `simulation` by a language model that read the texts; else `detection` by one; else `simulation` of rules. Of two models
-   the one that has read more labels of this dictionary in that way goes first, then the one whose name does.
+1. `simulation` by a language model that read the texts; else detection by one; else `simulation` of rules. Of two models
+   the one that has read more labels of this dictionary in that way goes first, then the one whose name does. Detection is
+   the mean of `detection` and `detection_near`, as explainers weigh their candidates: against windows drawn from the corpus
+   alone a label that is too broad looks as good as the right one.
 2. What has no score by the predictor that decides goes behind what has one, and before an abstention; of the unscored,
    what a model wrote goes first.
 
@@ -19,17 +21,18 @@ and a lift over the lexical rule (of a rule: over a single token) whose interval
 
 from __future__ import annotations
 
-from glossator.store.migrations import VIEWS
 from glossator.store.store import Store
 
 _MATERIALISE = """
 CREATE OR REPLACE TABLE label AS
 WITH own AS (FROM explanation WHERE NOT starts_with(explainer, 'imported:') AND NOT ends_with(explainer, ':candidate')),
 judged AS (
-    SELECT e.dictionary, e.feature, e.explanation_id, s.predictor, s.metric, s.value
-    FROM score s JOIN own e ON e.explanation_id = s.explanation_id
-    WHERE s.split = 'select' AND s.value IS NOT NULL AND (s.metric = 'simulation' AND (s.predictor = 'rule' OR starts_with(s.predictor, 'llm:'))
-          OR s.metric = 'detection' AND starts_with(s.predictor, 'llm:'))
+    SELECT e.dictionary, e.feature, e.explanation_id, s.predictor, replace(s.metric, '_near', '') AS metric, avg(s.value) AS value
+    FROM (SELECT DISTINCT explanation_id, predictor, metric, value FROM score WHERE split = 'select' AND value IS NOT NULL) s
+    JOIN (SELECT DISTINCT dictionary, feature, explanation_id FROM own) e ON e.explanation_id = s.explanation_id
+    WHERE s.metric = 'simulation' AND (s.predictor = 'rule' OR starts_with(s.predictor, 'llm:'))
+          OR s.metric IN ('detection', 'detection_near') AND starts_with(s.predictor, 'llm:')
+    GROUP BY ALL
 ),
 readers AS (SELECT dictionary, predictor, metric, count(*) AS n FROM judged GROUP BY ALL),
 deciding AS (
@@ -82,4 +85,3 @@ ORDER BY f.dictionary, f.feature
 def materialise_labels(store: Store, q: float = 0.05) -> None:
     """Write the table that the view `labels` shows. `q`: the false discovery rate below which a label is trusted."""
     store.execute(_MATERIALISE.format(q=float(q)))
-    store.execute(VIEWS)

@@ -5,9 +5,13 @@ No primary keys on result tables: they halve the speed of writing, and row ids c
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import duckdb
 
 from glossator.errors import StoreError
+from glossator.store import comments
+from glossator.types import content_id
 
 M001 = """
 CREATE TABLE manifest (key VARCHAR, value VARCHAR);
@@ -110,7 +114,13 @@ CREATE TABLE debate_turn (debate_id VARCHAR, number INTEGER, experiment_id VARCH
     leader VARCHAR, lead DOUBLE, speaker VARCHAR, statement VARCHAR, unsupported VARCHAR[], run_id VARCHAR);
 """
 
-MIGRATIONS: tuple[str, ...] = (M001, M002, M003, M004, M005)
+# The way that each feature took through the graph of an explainer.
+M006 = """
+CREATE TABLE step (dictionary VARCHAR, feature INTEGER, graph VARCHAR, number INTEGER, node VARCHAR, outcome VARCHAR, value DOUBLE,
+    detail VARCHAR, run_id VARCHAR);
+"""
+
+MIGRATIONS: tuple[str, ...] = (M001, M002, M003, M004, M005, M006)
 
 VIEWS = """
 CREATE OR REPLACE VIEW labels AS
@@ -127,7 +137,8 @@ FROM measurement GROUP BY ALL;
 CREATE OR REPLACE VIEW counterexamples AS
 SELECT e.dictionary, e.feature, l.label, e.kind, p.p_fires, o.fires, o.fired_share, o.max_activation, f.threshold, e.texts[1] AS text,
        e.edit, e.split, p.predictor, e.experiment_id, p.explanation_id
-FROM prediction p JOIN experiment e USING (experiment_id) JOIN outcome o USING (experiment_id)
+FROM prediction p JOIN experiment e ON e.experiment_id = p.experiment_id
+JOIN outcome o ON o.experiment_id = e.experiment_id AND o.dictionary = e.dictionary AND o.feature = e.feature  -- so that one feature is soon found
 JOIN feature f ON f.dictionary = e.dictionary AND f.feature = e.feature
 LEFT JOIN label l ON l.dictionary = e.dictionary AND l.feature = e.feature AND l.explanation_id = p.explanation_id
 WHERE (p.p_fires >= 0.5) <> o.fires AND NOT o.weak
@@ -199,7 +210,7 @@ CREATE OR REPLACE VIEW coverage AS
 WITH todo AS (SELECT count(*) AS n FROM feature WHERE status <> 'dead'),
      theirs AS (SELECT explainer, count(*) FILTER (status <> 'dead') AS n FROM explanation JOIN feature USING (dictionary, feature)
                 WHERE starts_with(explainer, 'imported:') GROUP BY explainer),
-     stages AS (SELECT unnest(['explain', 'probe', 'score']) AS stage UNION SELECT stage FROM stage WHERE stage LIKE 'explain:%' OR stage LIKE 'score:%'),
+     stages AS (SELECT unnest(['explain', 'probe', 'score']) AS stage UNION SELECT stage FROM stage WHERE stage LIKE 'explain:%' OR stage LIKE 'probe:%' OR stage LIKE 'score:%'),
      latest AS (SELECT s.dictionary, s.feature, s.stage, arg_max(s.status, s.rowid) AS status FROM stage s
                 JOIN feature f ON f.dictionary = s.dictionary AND f.feature = s.feature AND f.status <> 'dead' GROUP BY ALL)
 SELECT stages.stage, count(*) FILTER (latest.status = 'done') AS done, count(*) FILTER (latest.status = 'failed') AS failed,
@@ -207,18 +218,38 @@ SELECT stages.stage, count(*) FILTER (latest.status = 'done') AS done, count(*) 
 FROM stages CROSS JOIN todo LEFT JOIN latest USING (stage) LEFT JOIN theirs ON ends_with(stages.stage, ':' || theirs.explainer)
 GROUP BY stages.stage ORDER BY list_position(['explain', 'probe', 'score'], split_part(stages.stage, ':', 1)), stages.stage;
 
+-- How features went through the graphs `label` and `cascade`: one row for each graph, node and outcome.
+-- features: that had this outcome there; visits: how often, since a node of a loop is visited more than once. share: of all features
+-- that went through the graph. value: mean over visits of what the node looked at, on `select`, NULL where it looked at nothing.
+CREATE OR REPLACE VIEW flow AS
+WITH went AS (SELECT dictionary, graph, count(DISTINCT feature) AS n FROM step GROUP BY ALL)
+SELECT s.dictionary, s.graph, s.node, s.outcome, count(DISTINCT s.feature) AS features, count(*) AS visits,
+       count(DISTINCT s.feature) / any_value(w.n) AS share, avg(s.value) AS value
+FROM step s JOIN went w USING (dictionary, graph)
+GROUP BY s.dictionary, s.graph, s.node, s.outcome
+ORDER BY s.dictionary, s.graph,
+         list_position(['route', 'draft', 'read', 'probe', 'refine', 'best_of', 'debate', 'freeze'], s.node), features DESC, s.outcome;
+
 -- One row for each turn of each debate, in order; closing words come last and have no experiment.
 CREATE OR REPLACE VIEW transcript AS
 SELECT d.dictionary, d.feature, d.debate_id, t.number, t.kind, t.proposer, t.text, d.a_text AS a, d.b_text AS b, t.p_a, t.p_b, t.p_both,
        t.p_overlap, t.p_neither, t.fired, t.fired_share, o.max_activation, t.leader, t.lead, t.speaker, t.statement, t.unsupported,
        d.verdict, d.sentence, d.predictor, t.experiment_id
-FROM debate_turn t JOIN debate d USING (debate_id) LEFT JOIN outcome o ON o.experiment_id = t.experiment_id
+FROM debate_turn t JOIN debate d USING (debate_id)
+LEFT JOIN (SELECT experiment_id, median(max_activation) AS max_activation FROM measurement
+           SEMI JOIN (SELECT dictionary, feature, experiment_id FROM debate_turn JOIN debate USING (debate_id)) USING (dictionary, feature, experiment_id)
+           GROUP BY experiment_id) o ON o.experiment_id = t.experiment_id
 ORDER BY d.dictionary, d.feature, d.debate_id, t.number;
 """
 
+_MADE = "SELECT comment FROM duckdb_columns() WHERE table_name = 'schema_version' AND schema_name = 'main'"
 
-def migrate(connection: duckdb.DuckDBPyConnection, path: str) -> None:
-    """Bring the file to this schema. Raises StoreError where it was written by a newer one, or by something else."""
+
+def migrate(connection: duckdb.DuckDBPyConnection, path: str, back_up: Callable[[int], None] | None = None) -> None:
+    """Bring the file to this schema, after `back_up` of an older one.
+
+    Raises StoreError where it was written by a newer one, or by something else.
+    """
     tables = {name for (name,) in connection.execute("SELECT table_name FROM information_schema.tables").fetchall()}
     if tables and "schema_version" not in tables:
         raise StoreError(
@@ -231,9 +262,24 @@ def migrate(connection: duckdb.DuckDBPyConnection, path: str) -> None:
         raise StoreError(
             f"{path}: written with schema {found}, this Glossator knows {len(MIGRATIONS)}; upgrade: pip install -U glossator"
         )
+    if 0 < found < len(MIGRATIONS) and back_up is not None:
+        back_up(found)
     for number, step in enumerate(MIGRATIONS[found:], found + 1):
         connection.execute("BEGIN")
         connection.execute(step)
         connection.execute("INSERT INTO schema_version VALUES (?)", [number])
         connection.execute("COMMIT")
+    make_views(connection)
+
+
+def make_views(connection: duckdb.DuckDBPyConnection) -> None:
+    """The views, and comments on everything, unless the file has them as they are here: that takes a while."""
+    digest = content_id(VIEWS, comments.RELATIONS, comments.HERE, comments.COLUMNS)
+    said = f"{comments.column('schema_version', 'version')}; views {digest}"
+    if connection.execute(_MADE).fetchall() == [(said,)]:
+        return
+    connection.execute("BEGIN")
     connection.execute(VIEWS)
+    comments.comment(connection)
+    connection.execute(f"COMMENT ON COLUMN schema_version.version IS '{said}'")
+    connection.execute("COMMIT")

@@ -12,18 +12,19 @@ import asyncio
 import dataclasses
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain, groupby
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import duckdb
 import pyarrow as pa
 
-from glossator.errors import GlossatorError, StoreError, UnsealedError
+from glossator.errors import StoreError, UnsealedError
 from glossator.rows import (
     BatchRequestRow,
     BatchRow,
@@ -44,7 +45,9 @@ from glossator.rows import (
     SessionRow,
     SetComparisonRow,
     StatusRow,
+    StepRow,
 )
+from glossator.store.files import Config, backed_up, connected, missing, refuse_other_files, writing
 from glossator.store.migrations import migrate
 
 _TABLES: dict[type, str] = {
@@ -61,6 +64,7 @@ _TABLES: dict[type, str] = {
     DebateTurnRow: "debate_turn",
     FailureRow: "failure",
     StatusRow: "stage",
+    StepRow: "step",
     PromptRow: "prompt",
     CallRow: "llm_call",
     SessionRow: "llm_session",
@@ -69,7 +73,12 @@ _TABLES: dict[type, str] = {
 }
 _GROUP_ROWS = 1024
 _GROUP_SECONDS = 0.03
-_CONFIG: dict[str, str | bool | int | float | list[str]] = {
+_SEALS = 1 << 17  # experiments that are remembered: what is measured was mostly predicted just before
+_WAL_BYTES = 1 << 24  # from which on what was committed is taken into the file itself
+_PATIENCE = (0.1, 0.5, 2.0, 5.0)  # seconds between tries where somebody's query has taken the memory
+_CONFIG: Config = {
+    "autoinstall_known_extensions": False,  # nothing is downloaded
+    "checkpoint_threshold": "1TB",  # the writer makes them itself, never while the file is copied
     "memory_limit": "1GB",
     "storage_compatibility_version": "v1.2.0",
     "threads": 2,
@@ -110,14 +119,16 @@ class Store:
     def __init__(self, path: str | Path, *, create: bool = True) -> None:
         self.path = str(path)
         if not create and self.path != ":memory:" and not Path(self.path).exists():
-            raise StoreError(f"{self.path}: no such run file; make one with `glossator demo` or `glossator harvest`")
-        _refuse_other_files(self.path)
+            raise missing(self.path)
+        refuse_other_files(self.path)
+        self._connection = connected(self.path, _CONFIG)
+        self.backup: Path | None = None  # the file as it was before it was upgraded, if it was
+        self.changes = 0  # transactions so far: whether a snapshot is still what the file is
+        self.served = False  # others may query it while it is written (see live.serving)
+        self.on_close: Callable[[], object] = lambda: None  # what is left to do when others may open the file
+        self.steady = threading.Lock()  # held while the file must not change under a copy: no checkpoint
         try:
-            self._connection = duckdb.connect(self.path, config=_CONFIG)
-        except duckdb.Error as error:
-            raise StoreError(_opening(self.path, str(error))) from error
-        try:
-            migrate(self._connection, self.path)
+            migrate(self._connection, self.path, self._back_up)
         except StoreError:
             self._connection.close()
             raise
@@ -125,10 +136,7 @@ class Store:
             self._connection.close()
             cause = str(error).splitlines()[0][:160]
             raise StoreError(f"{self.path}: a DuckDB file, but not a run of Glossator ({cause})") from error
-        self._sealed = {
-            str(i) for (i,) in self._connection.execute("SELECT DISTINCT experiment_id FROM prediction").fetchall()
-        }
-        self._columns: dict[str, list[str]] = {}
+        self._sealed: dict[str, None] = {}  # experiments that were predicted lately, oldest first
         self._jobs: queue.Queue[_Job | None] = queue.Queue()
         self._closed = False
         self._thread = threading.Thread(target=self._write, name="glossator-store", daemon=True)
@@ -189,16 +197,41 @@ class Store:
         if not group:
             return
         try:
-            self._transaction([what for what, _ in group])
+            self._patiently([what for what, _ in group])
         except Exception as error:  # noqa: BLE001  it belongs to those who wait; a writer that died would leave them waiting
             if len(group) > 1:  # one bad put must not sink its neighbours
                 for job in group:
                     self._commit([job])
                 return
-            group[0][1].set_exception(_writing(self.path, error))
+            group[0][1].set_exception(writing(self.path, error))
             return
+        self.changes += 1
         for _, future in group:
             future.set_result(None)
+        self._checkpoint_when_due()
+
+    def _patiently(self, batch: Sequence[_What]) -> None:
+        """A transaction that may lack memory for a while, where somebody else's query has taken it."""
+        again = self.served and not any(isinstance(what, _Stream) for what in batch)  # a stream cannot be read twice
+        for pause in _PATIENCE if again else ():
+            try:
+                self._transaction(batch)
+                return
+            except duckdb.OutOfMemoryException:
+                time.sleep(pause)
+        self._transaction(batch)
+
+    def _checkpoint_when_due(self) -> None:
+        """What DuckDB does at the end of a transaction, but never while the file is copied; next time will do."""
+        if self.path == ":memory:" or not self.steady.acquire(blocking=False):
+            return
+        try:
+            log = Path(self.path + ".wal")
+            with suppress(OSError, duckdb.TransactionException):
+                if log.stat().st_size > _WAL_BYTES:
+                    self._connection.execute("CHECKPOINT")
+        finally:
+            self.steady.release()
 
     def _transaction(self, batch: Sequence[_What]) -> None:
         rows: dict[type, list[Row]] = {}
@@ -207,11 +240,7 @@ class Store:
             if not isinstance(what, _Stream):
                 for row in what.rows if isinstance(what, _Replacement) else what:
                     rows.setdefault(type(row), []).append(row)
-        for row in rows.get(MeasurementRow, []):
-            if isinstance(row, MeasurementRow) and row.experiment_id not in self._sealed:
-                raise UnsealedError(
-                    f"experiment {row.experiment_id}: its outcome came before any prediction was stored"
-                )
+        self._refuse_unsealed(rows.get(MeasurementRow, []))
         tables = [(_TABLES[kind], _arrow(kind, members)) for kind, members in rows.items()]
         self._connection.execute("BEGIN")
         try:
@@ -226,7 +255,20 @@ class Store:
         except BaseException:
             self._connection.execute("ROLLBACK")
             raise
-        self._sealed.update(row.experiment_id for row in rows.get(PredictionRow, []) if isinstance(row, PredictionRow))
+        self._sealed |= {
+            row.experiment_id: None for row in rows.get(PredictionRow, []) if isinstance(row, PredictionRow)
+        }
+        while len(self._sealed) > _SEALS:
+            del self._sealed[next(iter(self._sealed))]
+
+    def _refuse_unsealed(self, measured: Sequence[Row]) -> None:
+        """Raise UnsealedError for outcomes of what nobody had predicted; of what was not predicted lately the file is asked."""
+        unknown = {row.experiment_id for row in measured if isinstance(row, MeasurementRow)} - self._sealed.keys()
+        if unknown:
+            asked = "SELECT DISTINCT experiment_id FROM prediction WHERE experiment_id IN (SELECT unnest(?))"
+            unknown -= {str(found) for (found,) in self._connection.execute(asked, [list(unknown)]).fetchall()}
+        if unknown:
+            raise UnsealedError(f"experiment {min(unknown)}: its outcome came before any prediction was stored")
 
     def _insert(self, name: str, table: pa.Table) -> None:
         columns = ", ".join(f'"{column}"' for column in table.column_names)
@@ -285,12 +327,19 @@ class Store:
                 cursor.execute("BEGIN")
                 cursor.execute(script, list(parameters)) if parameters else cursor.execute(script)
                 cursor.execute("COMMIT")
+                self.changes += 1
             except duckdb.Error as error:
-                raise _writing(self.path, error) from error
+                raise writing(self.path, error) from error
 
     def checkpoint(self) -> None:
+        """Take what was committed into the file itself; waits while somebody copies it."""
         self.put_now()
+        with self.steady, self.cursor() as cursor:
+            cursor.execute("CHECKPOINT")
+
+    def _back_up(self, schema: int) -> None:
         self._connection.execute("CHECKPOINT")
+        self.backup = backed_up(self.path, schema)
 
     def close(self) -> None:
         """Write what is waiting, checkpoint, close. Safe to call twice."""
@@ -302,11 +351,12 @@ class Store:
         try:
             self._connection.execute("CHECKPOINT")
         except duckdb.Error as error:
-            raise _writing(self.path, error) from error
+            raise writing(self.path, error) from error
         finally:
+            self.on_close()
             self._connection.close()
 
-    def __enter__(self) -> Store:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -318,35 +368,3 @@ class Store:
 def _arrow(kind: type, rows: Sequence[Row]) -> pa.Table:
     names = [f.name for f in dataclasses.fields(kind)]
     return pa.table({name: pa.array([getattr(row, name) for row in rows]) for name in names})
-
-
-def _refuse_other_files(path: str) -> None:
-    """Before DuckDB looks: for some files of others it would fetch an extension."""
-    if path == ":memory:" or not Path(path).is_file():
-        return
-    try:
-        with Path(path).open("rb") as file:
-            head = file.read(12)
-    except OSError:  # DuckDB will say why
-        return
-    if head[8:] != b"DUCK":
-        raise StoreError(f"{path}: is not a DuckDB file; name a run file of Glossator")
-
-
-def _opening(path: str, message: str) -> str:
-    if "Could not set lock" in message:
-        return f"{path}: another process is writing this file; wait for it, or query a copy"
-    return f"{path}: cannot be opened ({message.splitlines()[0][:160]})"
-
-
-def _writing(path: str, error: BaseException) -> GlossatorError:
-    if isinstance(error, GlossatorError):
-        return error
-    message = (str(error) or type(error).__name__).splitlines()[0][:200]
-    found = StoreError(f"{path}: could not be written ({message})")
-    if "No space left" in message or "Could not write" in message or "out of disk" in message.lower():
-        found = StoreError(
-            f"{path}: the disk is full ({message}); free some space and run again, what was committed is kept"
-        )
-    found.__cause__ = error  # it may come from whoever made the tables: the trace says where
-    return found

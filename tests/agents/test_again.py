@@ -13,6 +13,7 @@ from glossator.config import EditorConfig, HarvestConfig, LexicalConfig, ScoreCo
 from glossator.harness.contexts import Corpus
 from glossator.harness.harvest import Harvest
 from glossator.harness.planted_subject import PlantedDictionary, PlantedSubject
+from glossator.store.labels import materialise_labels
 from tests.agents.planted_run import planted_run
 
 SCORING = ScoreConfig(min_null=99)
@@ -70,7 +71,7 @@ def test_a_kill_between_prediction_and_measurement_leaves_one_row_an_experiment(
 def test_a_new_explanation_of_a_probed_feature_gets_predictions_of_its_own(run: Run) -> None:
     run.store.execute("UPDATE explanation SET explanation_id = 'another' WHERE feature = 0")
     run.store.execute("UPDATE score SET explanation_id = 'another' WHERE feature = 0")
-    pipeline.materialise_labels(run.store)
+    materialise_labels(run.store)
     pipeline.probe(run, EditorConfig(), [0])
     assert run.store.sql("SELECT count(*) > 0 FROM prediction WHERE explanation_id = 'another'") == [(True,)]
 

@@ -165,7 +165,11 @@ def test_a_stored_explanation_is_named_by_its_id(run: Run) -> None:
         (["token:bank", "x" * 3000], "3,000 characters"),
         (["token:bank", "rivers and their banks"], "name one with --llm"),
         (["token:bank", "token:zeppelin"], 'no token "zeppelin"'),
-        (["token:bank", "class:nonsense"], "unknown class"),
+        (["token:bank", "class:nonsense"], "--hypothesis class:nonsense: rule: unknown class"),
+        (["token:bank", "topic:>=2"], "names no word"),
+        (["token:bank", "words:,"], "names no word"),
+        (["token:bank", "token:the\x1b[31m"], r"holds \\x1b, which nobody can see"),
+        (["token:bank", "\u202ecause"], r"holds \\u202e"),
     ],
 )
 def test_hypotheses_that_cannot_debate_are_refused(run: Run, hypotheses: list[str], said: str) -> None:
@@ -226,10 +230,24 @@ def test_the_transcript_tells_who_claims_what_and_what_came_of_it(run: Run) -> N
         assert part in told
     run.store.execute("UPDATE debate SET a_text = '[red]:smile:[/red]'")
     assert "[red]:smile:[/red]" in shown(run, str(row["debate_id"]))
-    run.store.execute("UPDATE debate_turn SET unsupported = ['beef'] WHERE number = 1")
+    run.store.execute("UPDATE debate_turn SET statement = 'so', unsupported = ['beef'], speaker = 'A' WHERE number = 1")
     assert "not borne out: beef" in shown(run, str(row["debate_id"]))
     with pytest.raises(StoreError, match="no debate"):
         transcript(run, "nothing")
+
+
+def test_a_transcript_obeys_no_escape_and_is_short_where_all_foresaw_silence(run: Run) -> None:
+    row = held(run, "bear", "token:bear; not after:polar -> bear", "token:bear")
+    assert "silent, as both foresaw" not in shown(run, str(row["debate_id"]))
+    quiet = "p_a = 0.01, p_b = 0.02, fired = false, fired_share = 0, statement = NULL"
+    run.store.execute(f"UPDATE debate_turn SET {quiet} WHERE number = 2")
+    assert "silent, as both foresaw" in shown(run, str(row["debate_id"]))
+    run.store.execute("UPDATE debate SET a_text = 'x\x1b[31my', sentence = 'z\x07' || sentence")
+    run.store.execute("UPDATE debate_turn SET statement = 'w\u202ev', speaker = 'A', unsupported = ['\x1b[2J']")
+    run.store.execute("UPDATE measurement SET tokens = list_transform(tokens, t -> t || chr(27))")
+    told = shown(run, str(row["debate_id"]))
+    assert not {"\x1b", "\x07", "\u202e"} & set(told)
+    assert all(part in told for part in ("x\\x1b[31my", "w\\u202ev", "\\x1b[2J", "z\\x07"))
 
 
 def test_tokens_that_fire_are_marked_without_colour() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from glossator.agents.others.score_imported import by_embedding, read_files, read_sets, store_labels
 from glossator.agents.run import Run
-from glossator.agents.scoring.read_labels import Wanted
+from glossator.agents.scoring.read_labels import Wanted, read_labels
 from glossator.agents.scoring.score_embedding import score_embedding
 from glossator.config import EmbeddingConfig, LLMConfig
 from glossator.errors import UsageError
@@ -48,13 +48,15 @@ def take(run: Run, *paths: Path) -> str:
 
 def score(
     run: Run, llm: ScriptedLLM, *paths: Path, scorers: Sequence[str] = ("detection",), features: Sequence[int] | None = None,
-    retry_failed: bool = False, repeats: int = 0,
+    retry_failed: bool = False, repeats: int = 0, nulls: bool = False,
 ) -> Counter[tuple[str, str]]:  # fmt: skip
     """As `by_llm` does it, with a double for the model."""
     tally: Counter[tuple[str, str]] = Counter()
     given = read_files(run.store, paths)
     store_labels(run, given)
-    predictor = LLMPredictor(llm, run.lexicon.vocabulary, CONFIG.model_copy(update={"repeats": repeats, "nulls": True}))
+    predictor = LLMPredictor(
+        llm, run.lexicon.vocabulary, CONFIG.model_copy(update={"repeats": repeats, "nulls": nulls})
+    )
     wanted = Wanted(scorers, features, retry_failed=retry_failed)
     asyncio.run(read_sets(run, predictor, given, wanted, LLMConfig(), 8, tally))
     materialise_labels(run.store)
@@ -334,3 +336,20 @@ def test_a_page_about_the_run_shows_no_markup_of_a_label_or_a_files_name(run: Ru
     page = (tmp_path / "report.html").read_text("utf-8")
     assert "imported:&lt;img" in page  # in the table of scores
     assert "<img" not in page and "<script>alert" not in page
+
+
+def test_a_set_has_nulls_of_its_own_and_changes_nothing_of_the_runs_families(run: Run, tmp_path: Path) -> None:
+    everything = dict(enumerate(f.description for f in FEATURES))
+    labelled(run, truths())
+    own = LLMPredictor(oracle(run), run.lexicon.vocabulary, CONFIG.model_copy(update={"nulls": True, "min_null": 19}))
+    asyncio.run(read_labels(run, own, Wanted(("detection",)), LLMConfig(), 8, Counter()))
+    mine = "SELECT * FROM null_score WHERE explanation_id IN (SELECT explanation_id FROM explanation WHERE explainer NOT LIKE 'imported:%') ORDER BY ALL"
+    before = run.store.sql(mine)
+    assert before
+    score(run, oracle(run), write(tmp_path, dict.fromkeys(everything, "something else altogether")), nulls=True)
+    assert run.store.sql(mine) == before
+    theirs = run.store.sql(
+        "SELECT comparison, count(*), min(q_value) FROM null_score JOIN explanation USING (explanation_id) WHERE explainer = 'imported:theirs' GROUP BY ALL ORDER BY ALL"
+    )
+    assert [kind for kind, _, _ in theirs] == ["neighbour", "permuted"]
+    assert all(q is None or q > 0.05 for _, _, q in theirs), "a set that says the same of everything beats nothing"

@@ -106,7 +106,7 @@ def test_embeddings_are_those_of_sentence_transformers(tmp_path: Path, minilm_pa
     (copy / "1_Pooling/config.json").write_text(json.dumps({"embedding_dimension": 384, "pooling_mode": mode}))
     (copy / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 32, "do_lower_case": False}))
     expected = library.SentenceTransformer(str(copy), device="cpu").encode(TEXTS, normalize_embeddings=True)
-    found = Embedder(copy)(TEXTS)
+    found = Embedder(copy, half=False)(TEXTS)
     assert found == pytest.approx(np.asarray(expected), abs=1e-5)
 
 
@@ -119,7 +119,7 @@ def test_the_last_token_and_the_prompt_are_those_of_the_model(tmp_path: Path, mi
     (copy / "1_Pooling/config.json").write_text(json.dumps({"pooling_mode": "lasttoken"}))
     about = {"prompts": {"q": "question: "}, "default_prompt_name": "q"}
     (copy / "config_sentence_transformers.json").write_text(json.dumps(about))
-    found = Embedder(copy)(TEXTS[:3])
+    found = Embedder(copy, half=False)(TEXTS[:3])
     tokenizer, model = AutoTokenizer.from_pretrained(copy), AutoModel.from_pretrained(copy).eval()
     for text, row in zip(TEXTS[:3], found, strict=True):
         with torch.inference_mode():
@@ -132,3 +132,8 @@ def test_an_encoder_knows_whether_the_subject_is_itself(tmp_path: Path, minilm: 
     assert encoder.name == "all-MiniLM-L6-v2"
     assert encoder.has_weights(minilm.identity()["weights"])
     assert not encoder.has_weights("all:0123456789abcdef")
+
+
+def test_half_precision_hardly_moves_an_embedding() -> None:
+    exact, half = Embedder(half=False)(TEXTS), Embedder(half=True)(TEXTS)
+    assert (exact * half).sum(1).min() > 0.9995

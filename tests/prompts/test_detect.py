@@ -13,7 +13,7 @@ from glossator.errors import UnparsableError
 from glossator.llm.base import Address, call_id
 from glossator.llm.scripted import ScriptedLLM
 from glossator.prompts import detect
-from glossator.prompts.reading import LONGEST, Question, bound
+from glossator.prompts.reading import LONGEST, Question
 from glossator.prompts.texts import fixed_text
 from tests.prompts.asked import CONFIG, LABEL, check_one_question, hostile, made
 from tests.prompts.test_windows import HOSTILE
@@ -76,7 +76,7 @@ def test_the_form_of_one_question_is_the_schema_of_all() -> None:
     request = ask().request
     assert request.schema == detect.Answer.model_json_schema() and request.answer.__name__ == "Answer"
     again = ask().request
-    assert request.answer is not again.answer and call_id(ADDRESS, request) == call_id(ADDRESS, again)
+    assert request.schema is again.schema and call_id(ADDRESS, request) == call_id(ADDRESS, again)
 
 
 def test_windows_are_packed_within_both_limits_and_each_is_asked_about_once() -> None:
@@ -106,7 +106,6 @@ def test_a_label_that_is_longer_than_any_label_is_refused() -> None:
 # ------------------------------------------------------------------ answers
 
 ASKED = {101: None, 427: None}
-FORM = bound(detect.Answer, ASKED)
 
 
 @pytest.mark.parametrize(
@@ -128,14 +127,16 @@ FORM = bound(detect.Answer, ASKED)
 )
 def test_a_reply_that_is_not_about_each_window_once_is_none(windows: object, said: str) -> None:
     with pytest.raises(ValidationError, match=said):
-        FORM.model_validate_json(json.dumps({"windows": windows}))
+        detect.Answer.model_validate_json(json.dumps({"windows": windows}), context=ASKED)
 
 
 def test_the_order_of_a_reply_says_nothing() -> None:
     question = ask()
     percent = {name: 10 * row for name, row in question.rows.items()}
     for pairs in (sorted(percent.items()), sorted(percent.items(), reverse=True)):
-        answer = question.request.answer.model_validate({"windows": [list(pair) for pair in pairs]})
+        answer = question.request.answer.model_validate(
+            {"windows": [list(pair) for pair in pairs]}, context=question.request.asked
+        )
         assert isinstance(answer, detect.Answer)
         p = detect.parse(question, answer)
         assert dict(zip(question.rows.values(), p.tolist(), strict=True)) == {0: 0.0, 1: 0.1, 2: 0.2}

@@ -71,7 +71,7 @@ def test_answers_find_their_window() -> None:
     windows, vocabulary = made()
     (question,) = fuzz.render(LABEL, windows, marks(0), vocabulary, CONFIG)
     pairs = [[name, 10 * row] for name, row in reversed(question.rows.items())]
-    answer = question.request.answer.model_validate_json(json.dumps({"windows": pairs}))
+    answer = question.request.answer.model_validate_json(json.dumps({"windows": pairs}), context=question.request.asked)
     assert isinstance(answer, fuzz.Answer)
     assert dict(zip(question.rows.values(), fuzz.parse(question, answer).tolist(), strict=True)) == {
         0: 0,

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from glossator.prompts import simulate
-from glossator.prompts.reading import Question, bound
+from glossator.prompts.reading import Question
 from glossator.prompts.texts import fixed_text
 from tests.prompts.asked import CONFIG, LABEL, check_one_question, hostile, made
 from tests.prompts.test_windows import HOSTILE
@@ -113,7 +113,7 @@ def test_a_slip_at_one_token_moves_no_other() -> None:
 
 # ------------------------------------------------------------------ whole replies
 
-FORM = bound(simulate.Answer, {101: TOKENS, 427: TOKENS, 555: TOKENS})
+ASKED = {101: TOKENS, 427: TOKENS, 555: TOKENS}
 
 
 def active(name: int, *tokens: Any) -> dict[str, Any]:
@@ -134,12 +134,12 @@ def active(name: int, *tokens: Any) -> dict[str, Any]:
 )
 def test_a_reply_that_is_not_about_each_window_once_is_none(reply: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
-        FORM.model_validate_json(json.dumps(reply))
+        simulate.Answer.model_validate_json(json.dumps(reply), context=ASKED)
 
 
 def test_a_complaint_quotes_nothing_of_what_was_said() -> None:
     with pytest.raises(ValidationError) as error:
-        FORM.model_validate({"active": [active(101, [3, "SECRET", 3])], "silent": [427, 555]})
+        simulate.Answer.model_validate({"active": [active(101, [3, "SECRET", 3])], "silent": [427, 555]}, context=ASKED)
     assert "SECRET" not in error.value.errors(include_input=False)[0]["msg"]
 
 
@@ -147,7 +147,7 @@ def test_strengths_stand_where_the_tokens_stand_and_silent_windows_are_0() -> No
     question = ask()
     name = {row: name for name, row in question.rows.items()}
     reply = {"active": [active(name[1], [3, "bank", 9]), active(name[2], [2, 3, 4])], "silent": [name[0]]}
-    answer = question.request.answer.model_validate(reply)
+    answer = question.request.answer.model_validate(reply, context=question.request.asked)
     assert isinstance(answer, simulate.Answer)
     told = dict(zip(question.rows.values(), simulate.parse(question, answer), strict=True))
     assert not told[0].any() and np.flatnonzero(told[1]).tolist() == [2] and told[1][2] == 9

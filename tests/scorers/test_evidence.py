@@ -114,6 +114,32 @@ def test_who_foresaw_nothing_that_fired_cannot_win() -> None:
     assert evidence.accounts_for(quiet, "neither")
 
 
+def test_who_foresaw_less_than_a_quarter_of_eight_that_fired_is_out_of_the_race() -> None:
+    texts = [(0.02, 0.98 if i < 2 else 0.02, "window", str(i), True) for i in range(8)]
+    assert evidence.refuted(measured(*texts[:7])) == {}
+    assert evidence.refuted(measured(*texts)) == {"A": "", "overlap": ""}  # B foresaw two of eight: a quarter
+    silent = [(0.02, 0.02, "window", str(i), False) for i in range(20)]
+    assert evidence.refuted(measured(*silent)) == {}  # silence refutes nobody
+    assert evidence.refuted(measured(*texts), {"A": 1}) == {}  # seven texts are not enough for what was amended then
+
+
+def test_what_is_refuted_need_not_be_led() -> None:
+    one = [(0.02, 0.02, "window", "canal", True), *[(0.02, 0.02, "window", "other", False)] * 3]
+    seen = measured(*[(*text[:3], f"{text[3]}{i}", text[4]) for i in range(8) for text in one])
+    per_text = evidence.log_likelihoods(seen, 0.1, 0.25)
+    assert evidence.standing(per_text, {}).lead < 3.0
+    found = evidence.standing(per_text, evidence.refuted(seen))
+    assert found.leader == "neither" and math.isinf(found.lead)
+
+
+def test_an_amended_side_is_judged_by_later_texts_alone() -> None:
+    texts = [(0.02 if i < 8 else 0.98, 0.02, "window", str(i), True) for i in range(12)]
+    seen = measured(*texts)
+    assert not evidence.accounts_for(seen, "A") and evidence.accounts_for(seen, "A", {"A": 8})
+    assert "A" not in evidence.refuted(seen, {"A": 8}) and "B" in evidence.refuted(seen, {"A": 8})
+    assert not evidence.accounts_for(seen, "B", {"A": 8})
+
+
 def test_the_error_is_fitted_and_bounded() -> None:
     p = np.asarray([0.98] * 50 + [0.02] * 50)
     fired = p > 0.5

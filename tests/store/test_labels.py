@@ -207,3 +207,28 @@ def test_the_spread_of_repeats_is_that_of_means_over_labels_that_all_draws_have(
     scored(store, "x", 0, A, "detection", 0.5, "test")
     found = board(store, "metric, mean, repeat_sd")
     assert found == [("detection", 0.5, None), ("simulation", 0.5, pytest.approx(0.2 / 2**0.5))]
+
+
+def test_detection_is_against_near_misses_too_as_explainers_weigh_their_candidates(store: Store) -> None:
+    explained(store, 0, "broad", "right")
+    scored(store, "broad", 0, A, "detection", 1.0)
+    scored(store, "broad", 0, A, "detection_near", 0.5)
+    scored(store, "right", 0, A, "detection", 0.95)
+    scored(store, "right", 0, A, "detection_near", 0.95)
+    assert label(store) == ("right", A)
+    explained(store, 1, "x", "y")
+    scored(store, "x", 1, A, "detection", 0.9)
+    scored(store, "x", 1, A, "detection_near", None)
+    scored(store, "y", 1, A, "detection", 0.8)
+    assert label(store, 1) == ("x", A)
+
+
+def test_a_rule_that_stands_stays_and_an_escalated_feature_shows_what_was_read(store: Store) -> None:
+    for feature in (0, 1, 2):
+        explained(store, feature, "lexical", model=None)
+        scored(store, "lexical", feature, "rule", "simulation", 0.95 if feature == 0 else 0.4)
+    explained(store, 1, "cascade", "cascade:candidate")
+    scored(store, "cascade", 1, A, "detection", 0.7)
+    scored(store, "cascade:candidate", 1, A, "detection", 0.9)
+    store.put_now(ExplanationRow("cascade2", "d", 2, "cascade", "m", None, None, True, "nothing shared", "r"))
+    assert [label(store, feature)[0] for feature in (0, 1, 2)] == ["lexical", "cascade", "lexical"]

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from glossator.errors import UsageError
-from glossator.types import MAX_STRENGTH, Vocabulary
+from glossator.types import MAX_STRENGTH, Vocabulary, visible
 
 Program = dict[str, Any]
 LONGEST = 2_000  # characters
@@ -41,6 +41,8 @@ def parse_hypothesis(text: str) -> Program | None:
         raise UsageError(f"--hypothesis: is empty; write a sentence, or a rule such as {FORMS}")
     if len(said) > LONGEST:
         raise UsageError(f"--hypothesis {_brief(said)}: has {len(said):,} characters; {LONGEST:,} are the most")
+    if unseen := next((c for c in said if not c.isprintable() and not c.isspace()), None):
+        raise UsageError(f"--hypothesis {_brief(said)}: holds {visible(unseen)}, which nobody can see; type it without")
     if said.startswith("{"):
         return _from_json(said)
     if not _BEGINS.match(said):
@@ -83,7 +85,9 @@ def _fields(kind: str, value: str, part: str) -> Program:
         case "token":
             return {"token": value}
         case "words":
-            return {"relation": "listed", "tokens": _listed(value)}
+            if not (listed := _listed(value)):
+                raise UsageError(f"--hypothesis {_brief(part)}: names no word; write words:cause,causes")
+            return {"relation": "listed", "tokens": listed}
         case "after" | "before":
             beside, arrow, token = (side.strip() for side in value.partition("->"))
             names = beside.split()
@@ -100,7 +104,9 @@ def _fields(kind: str, value: str, part: str) -> Program:
             return {"low": int(low), "high": int(high or low)}
         case "topic":
             words, least = re.fullmatch(r"(.*?)\s*(?:>=\s*(\d+))?", value, re.DOTALL).groups()  # type: ignore[union-attr]
-            return {"words": _listed(words), "least": int(least or 1)}
+            if not (listed := _listed(words)):
+                raise UsageError(f"--hypothesis {_brief(part)}: names no word; write topic:butter,oven>=2")
+            return {"words": listed, "least": int(least or 1)}
         case _:
             if value.lower() not in ("first", "last"):
                 raise UsageError(f"--hypothesis {_brief(part)}: write position:first or position:last")
@@ -171,5 +177,5 @@ def _short(item: Mapping[str, Any]) -> str:
 
 
 def _brief(text: str, most: int = 60) -> str:
-    flat = " ".join(text.split())
+    flat = visible(" ".join(text.split()))
     return flat if len(flat) <= most else flat[: most - 1] + "…"

@@ -2,8 +2,11 @@
 
 - `window`: three stored windows of `select` and `explain` that turn on one word, as they are. Each side proposes those on which
   it fires and the other does not (of a sentence: those that hold a word that it alone names); the editor those of every
-  other sort, firing and silent ones, also where nobody says a word.
+  other sort, firing and silent ones, also where nobody says a word. Of sentences, those that hold a word that both name are a
+  sort of their own: where one rival is broader than the other, only silent windows with their common words tell.
 - the editor's mechanical edits of the same windows: transplant, swap, delete, cuts, case.
+- `insert`: a word of a sentence in the place of a token of three silent windows, late in them or early. Where one rival is a little
+  broader than the other, the corpus may hold no window that tells them apart.
 - `random`: three windows of the corpus.
 
 Every proposal has as many carriers as there are windows, mostly three: a misread word in one of them is outvoted. Windows
@@ -17,6 +20,7 @@ import re
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle, islice
 from typing import TypeVar
 
 import numpy as np
@@ -29,11 +33,13 @@ _A_WORD = 3  # proposals of one sort about one word, at most
 _A_WORD_ACTIVE = 9  # of windows that are active, which often all turn on one word
 _EDITED = 0.4  # share of edits in the pool
 _RANDOM = 0.1
+_INSERTED = 0.15  # of the edits' share, where sentences debate
+_PLACES = (24, 3)  # of a window's tokens
 _NAMED = 12  # words of a sentence that are looked for, rarest first
 _T = TypeVar("_T")
 _ACTIVE = "active"
 _Group = tuple[str, list[int], str | None]  # who proposes, up to three windows, the word that they turn on
-_OFTEN = 0.25  # share of windows that hold a word, above which it names nothing
+_OFTEN = 0.25  # share of windows of the corpus that hold a word, above which it names nothing
 
 
 @dataclass(frozen=True)
@@ -115,9 +121,11 @@ class Proposals:
         self.vocabulary: Vocabulary = editor.vocabulary
         self.carriers = editor.config.carriers
         self.order = np.random.default_rng([seed, record.feature.index]).permutation(len(stored.windows))
-        self.names = self._named(names) if stored.said is None else ({}, {})
-        self.typical = np.zeros(len(self.vocabulary) + 1)
-        self.typical[record.token_ids] = record.token_sums
+        self.names, self.shared = self._named(names) if stored.said is None else (({}, {}), {})
+        typical = np.zeros(len(self.vocabulary) + 1)
+        typical[record.token_ids] = record.token_sums
+        self.places = _places(stored, typical)
+        self.speaks: Bools | None = None if stored.said is None else np.asarray(np.any(stored.said, axis=2))
 
     def pool(self, size: int) -> list[Proposal]:
         """At most `size`, no two of the same texts."""
@@ -126,9 +134,11 @@ class Proposals:
         groups = list(_in_turn([sorts.get(_ACTIVE, []), others]))
         edits = _in_turn([self._edits(proposer, rows, word) for proposer, rows, word in groups])
         windows = (self._window(*group) for group in groups)
-        n_random, n_edits = int(_RANDOM * size), int(_EDITED * size)
+        inserted = list(islice(self._inserted(), int(_INSERTED * size)))
+        n_random, n_edits = int(_RANDOM * size), int(_EDITED * size) - len(inserted)
+        parts = ((n_random, self._random()), (size, iter(inserted)), (n_edits, edits), (size, windows), (size, edits))
         found: dict[tuple[str, ...], Proposal] = {}
-        for wanted, source in ((n_random, self._random()), (n_edits, edits), (size, windows), (size, edits)):
+        for wanted, source in parts:
             most = min(size, len(found) + wanted)
             while len(found) < most and (proposal := next(source, None)) is not None:
                 if all(proposal.edit.texts):
@@ -166,7 +176,7 @@ class Proposals:
         """What a window is among those that are active, and among those that were not taken for that."""
         fires = bool(self.stored.fires[row])
         word = self._name(row, self._place(row))
-        said = None if self.stored.said is None else tuple(bool(told[row].any()) for told in self.stored.said)
+        said = None if self.speaks is None else tuple(self.speaks[:, row].tolist())
         if self.stored.active[row]:
             yield _Sort(_ACTIVE, "editor", word, said)
             if not self.stored.drawn[row]:
@@ -180,18 +190,14 @@ class Proposals:
             if held := sorted(shown & mine.keys()):
                 yield _Sort(proposer, proposer, mine[held[0]], fires)
                 return
+        if held := sorted(shown & self.shared.keys()):
+            yield _Sort("shared", "editor", self.shared[held[0]], fires)
+            return
         yield _Sort("others", "editor", word, fires)
 
     def _place(self, row: int) -> int | None:
-        """Where a window is active, or where a rule speaks up, or its token that is most often active elsewhere."""
-        if self.stored.fires[row]:
-            return int(self.stored.activations[row].argmax())
-        if self.stored.said is not None:
-            for told in self.stored.said:
-                if told[row].any():
-                    return int(told[row].argmax())
-        mass = self.typical[self.stored.windows.ids[row, self.stored.windows.scored]]
-        return int(mass.argmax()) if mass.any() else None
+        place = int(self.places[row])
+        return place if place >= 0 else None
 
     def _name(self, row: int, place: int | None) -> str | None:
         if place is None:
@@ -200,16 +206,27 @@ class Proposals:
         token = int(windows.ids[row, windows.start + place])
         return self.vocabulary.name(token).casefold() if token != PAD else None
 
-    def _named(self, names: tuple[Sequence[str], Sequence[str]]) -> tuple[Mapping[int, str], Mapping[int, str]]:
-        """Tokens that the one side names and the other does not, with how they are written."""
-        shown = self.stored.windows.ids[:, self.stored.windows.scored]
-        tokens = [{t: word for name in mine for t, word in self._tokens(name)} for mine in names]
-        found: list[dict[int, str]] = []
-        for mine, other in (tokens, tokens[::-1]):
-            often = {t: float((shown == t).any(1).mean()) for t in mine if t not in other}
-            rare = sorted((t for t in often if 0 < often[t] <= _OFTEN), key=lambda t: (often[t], t))[:_NAMED]
-            found.append({t: mine[t] for t in rare})
-        return found[0], found[1]
+    def _named(
+        self, names: tuple[Sequence[str], Sequence[str]]
+    ) -> tuple[tuple[Mapping[int, str], Mapping[int, str]], Mapping[int, str]]:
+        """Tokens that the one side names and the other does not, and those that both name, with how they are written.
+
+        Of those that stand in a window at hand, the rarest in the corpus, which only the draw speaks for: windows are also
+        kept because the feature is active, and in those its own words are frequent.
+        """
+        shown, drawn = self.stored.windows.ids[:, self.stored.windows.scored], self.stored.drawn
+        a, b = ({t: word for name in mine for t, word in self._tokens(name)} for mine in names)
+
+        def rare(named: Mapping[int, str]) -> dict[int, str]:
+            held = {t: found for t in named if (found := (shown == t).any(1)).any()}
+            often = {
+                t: (float(found[drawn].mean()) if drawn.any() else 0.0, int(found.sum())) for t, found in held.items()
+            }
+            kept = sorted((t for t in often if often[t][0] <= _OFTEN), key=lambda t: (often[t], t))[:_NAMED]
+            return {t: named[t] for t in kept}
+
+        alone = [{t: word for t, word in mine.items() if t not in other} for mine, other in ((a, b), (b, a))]
+        return (rare(alone[0]), rare(alone[1])), rare({t: word for t, word in a.items() if t in b})
 
     def _tokens(self, name: str) -> list[tuple[int, str]]:
         v = self.vocabulary
@@ -248,6 +265,20 @@ class Proposals:
             edit = Edit("random", tuple(self.vocabulary.join(b.ids) for b in bases), {}, bases[0].window_id)
             yield Proposal("random", SPLITS_USED[0], edit, f"window {bases[0].window_id}", True)
 
+    def _inserted(self) -> Iterator[Proposal]:
+        """Words that one side names, and those that both do, in turn; each late in windows and, after all the others, early."""
+        named = [*zip("AB", self.names, strict=True), ("editor", self.shared)]
+        words = list(_in_turn([[(who, token, word) for token, word in mine.items()] for who, mine in named]))
+        silent = (self.stored.drawn & ~self.stored.fires & self.stored.windows.mask.all(1)).tolist()
+        rows = cycle([r for r in self.order.tolist() if silent[r] and self.stored.split[r] == SPLITS_USED[0]])
+        for turn in range(len(_PLACES)):
+            for n, (who, token, word) in enumerate(words):
+                place, bases = _PLACES[(n + turn) % len(_PLACES)], self._bases(list(islice(rows, self.carriers)))
+                if not bases:
+                    return
+                texts = tuple(self.vocabulary.join([*b.ids[:place], token, *b.ids[place + 1 :]]) for b in bases)
+                yield Proposal(who, SPLITS_USED[0], Edit("insert", texts, {"place": place}, bases[0].window_id), word)
+
     def _bases(self, rows: Sequence[int]) -> list[Base]:
         windows, out = self.stored.windows, []
         for row in rows:
@@ -257,6 +288,15 @@ class Proposals:
             peak = len(kept) // 2 if place is None else min(place, len(kept) - 1)
             out.append(Base(tuple(int(t) for t in kept), peak, int(windows.window_id[row])))
         return out
+
+
+def _places(stored: Stored, typical: Floats) -> Ints:
+    """[n] Where a window is active, or where a rule speaks up, or its token that is most often active elsewhere; -1: nowhere."""
+    mass = typical[stored.windows.ids[:, stored.windows.scored]]
+    found = np.where(mass.any(1), mass.argmax(1), -1)
+    for told in () if stored.said is None else stored.said[::-1]:
+        found = np.where(told.any(1), told.argmax(1), found)
+    return np.asarray(np.where(stored.fires, stored.activations.argmax(1), found))
 
 
 def _in_turn(sources: Sequence[Iterable[_T]]) -> Iterator[_T]:

@@ -30,7 +30,7 @@ from glossator.scorers.evidence import fitted_error
 from glossator.scorers.reading import LLMPredictor, few
 from glossator.scorers.rule import Lexicon, Rule
 from glossator.scorers.simulation import scene, sums_of
-from glossator.types import MAX_STRENGTH, FeatureRecord, Floats, Ints, Windows, content_id
+from glossator.types import MAX_STRENGTH, FeatureRecord, Floats, Ints, Windows, content_id, visible
 
 _SURE = 0.98
 _BANDS = (0.05, 0.35, 0.65)  # of a rule's own full strength, as the bands of scorers/predictor.py
@@ -196,7 +196,10 @@ def _typed(run: Run, record: FeatureRecord, text: str, stored: Sequence[Rival], 
     f = record.feature
     if program is not None:
         program = known_tokens(program, run.lexicon.vocabulary)
-        Rule(program, run.lexicon)  # says what is wrong with it
+        try:
+            Rule(program, run.lexicon)  # says what is wrong with it
+        except UsageError as error:
+            raise UsageError(f"--hypothesis {visible(text.strip()[:60])}: {error}") from error
         said = sentence(program, record, run.lexicon.vocabulary)
         return Rival(content_id("hypothesis", f.dictionary, f.index, said, program), "typed", said, program)
     if not by_text:
@@ -222,6 +225,8 @@ def _programs(run: Run, record: FeatureRecord, stored: Sequence[Rival]) -> tuple
     """The label's rule, else the best one; against the best of the others that says something else."""
     mine = [rival for rival in stored if rival.program is not None]
     found = [*mine, *_lookups(run, record), *_neighbours(run, record)]
+    if not found:
+        raise UsageError(f"feature {run.name(record.feature.index)}: has no rule; type two with --hypothesis")
     shown = scene(record, "select")
     reader, windows = RuleReader(record, run.lexicon), stored_windows(record).windows
     fit: dict[str, float] = {}

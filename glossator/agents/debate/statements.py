@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 _IDS = re.compile(r"\bexperiments?\s+([0-9a-f]{3,16}\b(?:\s*(?:,|and|,\s*and)\s*[0-9a-f]{3,16}\b)*)", re.IGNORECASE)
 _ID = re.compile(r"[0-9a-f]{3,16}", re.IGNORECASE)
@@ -42,10 +42,16 @@ class Said:
     maximum: float
     leader: str = ""
     lead: float = 0.0
+    carrier: int = 0  # the first that did what most did
+    weak: bool = False  # most carriers are active, and most do not fire: no verdict, and nobody was right or wrong
 
     @property
     def figures(self) -> tuple[float, ...]:
         return self.p_a, self.p_b, self.share, self.maximum, self.lead
+
+    def after(self, leader: str, lead: float) -> Said:
+        """The same, with who leads now."""
+        return replace(self, leader=leader, lead=lead)
 
 
 def short(experiment_id: str) -> str:
@@ -57,7 +63,9 @@ def _foresaw(p: float, fired: bool) -> bool:
 
 
 def remark(turn: Said) -> tuple[str, str] | None:
-    """(who speaks, what) where a measured text contradicts somebody; None where both foresaw it."""
+    """(who speaks, what) where a measured text contradicts somebody; None where both foresaw it, or where it is weak."""
+    if turn.weak:
+        return None
     right_a, right_b = _foresaw(turn.p_a, turn.fired), _foresaw(turn.p_b, turn.fired)
     would, did = ("stay silent", "fired") if turn.fired else ("fire", "did not")
     if right_a and right_b:
@@ -97,6 +105,13 @@ def verdict_sentence(verdict: str | None, leader: str, lead: float, experiments:
     if verdict is None:
         return f"Undecided after {n}: {_the(leader)} leads the others by {lead:.1f} nats, and {needed:g} are needed."
     return f"{_HOLDS[verdict]}. After {n} it leads all others by {lead:.1f} nats."
+
+
+def refuted_sentence(turns: Sequence[Said]) -> str:
+    """`neither`, because nobody else is left."""
+    fired = [t for t in turns if t.fired]
+    a, b = (sum(p >= 0.5 for p in ps) for ps in ([t.p_a for t in fired], [t.p_b for t in fired]))
+    return f"Neither holds: of the {len(fired)} texts that fired A foresaw {a or 'none'} and B {b or 'none'}, in {len(turns)} experiments."
 
 
 def _the(leader: str) -> str:

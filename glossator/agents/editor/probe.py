@@ -1,4 +1,7 @@
-"""The probe stage: the editor on every labelled feature, gathered so that the model always runs full batches."""
+"""The probe stage, offline: the editor on every feature whose label is a rule, gathered so that the model always runs full batches.
+
+What a language model writes and reads is probe_llm.py's.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from glossator.agents.editor.editor import Editor, Known
+from glossator.agents.editor.editor import Editor, Known, not_to_be_probed
 from glossator.agents.lexical.explain import failure_rows
 from glossator.agents.run import Run
 from glossator.config import EditorConfig
 from glossator.errors import StoreError
-from glossator.harness.measurer import Measurer
 from glossator.rows import StatusRow
 from glossator.scorers.predictor import RulePredictor, firing_rates
 from glossator.scorers.rule import Rule
@@ -35,9 +37,11 @@ async def probe_all(run: Run, features: Sequence[int], config: EditorConfig, run
         )
     if not programs:
         return
+    from glossator.harness.measurer import Measurer  # with torch, which only those need who measure
+
     subject, dictionary = run.model()
     known = known_outcomes(run, list(programs))
-    async with Measurer(subject, dictionary) as measurer:
+    async with Measurer(subject, dictionary, say=run.say) as measurer:
         editor = Editor(
             run.lexicon.vocabulary,
             run.neighbours,
@@ -49,7 +53,7 @@ async def probe_all(run: Run, features: Sequence[int], config: EditorConfig, run
         )
         run.progress("probe", 0, len(programs))
         working: set[asyncio.Task[None]] = set()
-        for started, record in enumerate(run.records(sorted(programs)), 1):
+        for started, record in enumerate(run.records([f for f in features if f in programs]), 1):
             working.add(asyncio.create_task(_one(run, editor, record, *programs[record.feature.index], known, run_id)))
             if len(working) >= config.in_flight:
                 working = await _some_done(working)
@@ -78,14 +82,17 @@ async def _one(
 ) -> None:
     f = record.feature
     try:
+        if (reason := not_to_be_probed(record)) is not None:
+            await run.store.put(StatusRow(f.dictionary, f.index, "probe", "abstained", reason, run_id))
+            return
         predictor = rule_predictor(record, explanation_id, Rule(program, run.lexicon))
-        measured = await editor.probe(record, [predictor], known)
+        probed = await editor.probe(record, [predictor], known)
     except StoreError:
         raise  # nothing can be kept any more: stop
     except Exception as error:  # noqa: BLE001  one feature's failure is a row
         await run.store.put(*failure_rows(record, "probe", error, run_id))
         return
-    await run.store.put(StatusRow(f.dictionary, f.index, "probe", "done", f"{measured} texts", run_id))
+    await run.store.put(StatusRow(f.dictionary, f.index, "probe", "done", f"{probed.measured} texts", run_id))
 
 
 def rule_predictor(record: FeatureRecord, explanation_id: str, rule: Rule) -> RulePredictor:
@@ -111,7 +118,12 @@ def known_outcomes(run: Run, features: Sequence[int]) -> Known:
     where = "dictionary = ? AND feature IN (SELECT unnest(?::INTEGER[]))"
     sealed = run.store.sql(f"SELECT experiment_id FROM experiment WHERE {where}", chosen)
     rows = run.store.sql(
-        f"SELECT experiment_id, list(max_activation ORDER BY carrier) FROM measurement WHERE {where} GROUP BY ALL",
+        "SELECT experiment_id, list(max_activation ORDER BY carrier), list(tokens ORDER BY carrier), list(activations ORDER BY carrier) "
+        f"FROM measurement WHERE {where} GROUP BY ALL",
         chosen,
     )
-    return Known(frozenset(i for (i,) in sealed), {i: list(maxima) for i, maxima in rows})
+    return Known(
+        frozenset(i for (i,) in sealed),
+        {i: list(maxima) for i, maxima, _, _ in rows},
+        {i: [(tuple(t), tuple(v)) for t, v in zip(tokens, values, strict=True)] for i, _, tokens, values in rows},
+    )

@@ -6,7 +6,8 @@ runs them over many features and writes the rows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -16,10 +17,11 @@ from glossator.agents.run import Run
 from glossator.agents.scoring.scenes import METRICS, AnyScene, answer, measured, scene_of, seed_of
 from glossator.config import LLMScoreConfig
 from glossator.llm.base import LLM
+from glossator.rows import PromptRow
 from glossator.scorers import detection
 from glossator.scorers.bounds import Measured, missing
 from glossator.scorers.reading import LLMPredictor
-from glossator.types import FeatureId, FeatureRecord, Request
+from glossator.types import FeatureId, FeatureRecord, Request, content_id
 
 By = Literal["detection", "simulation"]
 _DECIDE: dict[By, tuple[str, ...]] = {"detection": detection.METRICS, "simulation": ("simulation",)}
@@ -46,14 +48,46 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What an explainer found. how: the way to it, in words; failures: what went wrong on the way, and where."""
+class Step:
+    """What came of one node of a graph. value: of what it looked at, on `select`."""
 
-    best: Candidate
+    node: str
+    outcome: str
+    value: float | None = None
+    detail: str | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What an explainer found. how: the way to it, in words; failures: what went wrong on the way, and where.
+
+    best None: nothing was found; the last failure says why, or, where nothing failed, `how` says why nothing was looked for.
+    """
+
+    best: Candidate | None
     how: str | None = None
     candidates: tuple[Candidate, ...] = ()
     failures: tuple[tuple[str, Exception], ...] = ()
     exposure: str | None = None  # as in ExplanationRow
+    steps: tuple[Step, ...] = ()  # of its graph, if it has one
+
+
+Job = Callable[[LLM, LLMPredictor], Awaitable[Found]]  # the writer, and who reads what it wrote
+
+
+@dataclass(frozen=True)
+class Explainer:
+    """reading: how claims are read on `select`; None where none is. depth: questions that wait for one another, at most.
+
+    opened(run id, features): what has to stand open while it works.
+    """
+
+    name: str
+    prompts: tuple[PromptRow, ...]
+    prepare: Callable[[FeatureRecord], Job]
+    reading: LLMScoreConfig | None = None
+    depth: int = 1
+    opened: Callable[[str, Sequence[int]], AbstractAsyncContextManager[object]] = lambda run_id, features: nullcontext()
 
 
 @dataclass(frozen=True)
@@ -64,6 +98,12 @@ class Material:
     threshold: float
     by: By
     scene: AnyScene | str
+
+
+def identity_of(feature: FeatureId, explainer: str, model: str | None, claim: Claim) -> str:
+    """The id of the explanation that a claim is stored as. model: who wrote it; None where nobody was asked."""
+    given = (feature.dictionary, feature.index, explainer, model if claim.prompt_id else None)
+    return content_id("explanation", *given, claim.text, claim.reason)
 
 
 async def ask(llm: LLM, request: Request) -> Claim:
@@ -97,3 +137,13 @@ async def read(reader: LLMPredictor, claim: Claim, on: Material) -> Candidate:
     scores = measured(on.scene, told, on.threshold, config.draws, seed_of(config, on.feature.index))
     values = [scores[metric].estimate.value for metric in _DECIDE[on.by] if not np.isnan(scores[metric].estimate.value)]
     return Candidate(claim, scores, float(np.mean(values)) if values else None)
+
+
+def draft_of(run: Run, record: FeatureRecord, model: str) -> Claim | None:
+    """What `oneshot` wrote of the feature with this model, the last if it wrote several."""
+    rows = run.store.sql(
+        "SELECT text, reason, scope, prompt_id FROM explanation WHERE dictionary = ? AND feature = ? AND explainer = 'oneshot' "
+        "AND model = ? ORDER BY rowid DESC LIMIT 1",
+        [record.feature.dictionary, record.feature.index, model],
+    )
+    return Claim(*rows[0]) if rows else None

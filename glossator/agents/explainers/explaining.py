@@ -15,12 +15,12 @@ import asyncio
 import math
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from glossator.agents.explainers.claims import Candidate, Claim, Found
+from glossator.agents.explainers.claims import Candidate, Claim, Explainer, Found, Job, Step, identity_of
 from glossator.agents.explainers.draws import Draws
-from glossator.agents.explainers.named import Explainer, Job, explainer
+from glossator.agents.explainers.named import explainer
 from glossator.agents.pool import in_progress
 from glossator.agents.run import Run
 from glossator.agents.spent import set_aside, spent
@@ -28,11 +28,12 @@ from glossator.config import ExplainerConfig, LLMScoreConfig
 from glossator.errors import GlossatorError, ReplyError
 from glossator.llm.base import LLM
 from glossator.llm.secrets import redact
-from glossator.rows import ExplanationRow, FailureRow, Row, ScoreRow, StatusRow
+from glossator.rows import ExplanationRow, FailureRow, Row, ScoreRow, StatusRow, StepRow
 from glossator.scorers.bounds import Measured
 from glossator.scorers.reading import LLMPredictor
-from glossator.types import FeatureId, content_id
+from glossator.types import FeatureId
 
+_LEFT = "left as it is"  # features whose label stands without this explainer
 _Work = tuple[FeatureId, Job | Exception | None]  # None: there is nothing to ask about
 
 
@@ -73,13 +74,14 @@ class ModelExplainer:
         reading = self.explainer.reading or LLMScoreConfig()
         self.predictor = LLMPredictor(other, self.run.lexicon.vocabulary, reading)
         self.drawn = (self.writer.last, other.last)
-        await in_progress(
-            self._work(features),
-            len(features),
-            in_hand,
-            lambda work: self._one(*work),
-            lambda done, total: self.run.progress(self.name, done, total),
-        )
+        async with self.explainer.opened(self.run_id, features):
+            await in_progress(
+                self._work(features),
+                len(features),
+                in_hand,
+                lambda work: self._one(*work),
+                lambda done, total: self.run.progress(self.name, done, total),
+            )
 
     def _work(self, features: Sequence[int]) -> Iterator[_Work]:
         """One for each feature, in their order. What cannot be prepared is that feature's failure."""
@@ -113,16 +115,18 @@ class ModelExplainer:
 
     def _explained(self, feature: FeatureId, found: Found) -> list[Row]:
         """A claim or an abstention, the candidates that were weighed, and what failed on the way. Nothing is written twice."""
-        claim = found.best.claim
-        self.tally["abstained" if claim.text is None else "labelled"] += 1
-        rows: list[Row] = []
+        rows: list[Row] = self._steps(feature, found.steps)
         for one in found.candidates:
             rows += self._kept(feature, one, f"{self.name}:candidate", found.exposure)
         for where, error in found.failures:
             rows += self._failure(feature, error, f"{where}: {error}")
-        chosen = self._kept(feature, found.best, self.name, found.exposure)
-        status, reason = "abstained" if claim.text is None else "done", found.how or claim.reason
-        last = self.history.status.get(feature.index)
+        if found.best is None and found.failures:
+            return rows + self._failed(feature, found.failures[-1][1], said=True)
+        chosen = [] if found.best is None else self._kept(feature, found.best, self.name, found.exposure)
+        abstained = found.best is not None and found.best.claim.text is None
+        self.tally[_LEFT if found.best is None else "abstained" if abstained else "labelled"] += 1
+        reason = found.how or (None if found.best is None else found.best.claim.reason)
+        status, last = "abstained" if abstained else "done", self.history.status.get(feature.index)
         if any(isinstance(row, ExplanationRow) for row in chosen) or last != status:
             chosen.append(StatusRow(feature.dictionary, feature.index, self.stage, status, reason, self.run_id))
         once: dict[object, Row] = {}  # two candidates may say the same, asked by different prompts
@@ -133,7 +137,7 @@ class ModelExplainer:
     def _kept(self, feature: FeatureId, one: Candidate, name: str, exposure: str | None) -> list[Row]:
         claim, f = one.claim, feature
         model = self.llm.name if claim.prompt_id else None
-        identity = content_id("explanation", f.dictionary, f.index, name, model, claim.text, claim.reason)
+        identity = identity_of(f, name, model, claim)
         rows: list[Row] = []
         if identity not in self.history.explained:
             rows.append(
@@ -152,9 +156,17 @@ class ModelExplainer:
             value, low, high, e.n, found.note or None, self.run_id,
         )  # fmt: skip
 
-    def _failed(self, feature: FeatureId, error: Exception) -> list[Row]:
+    def _steps(self, feature: FeatureId, steps: Sequence[Step]) -> list[Row]:
+        """None where they are those that are stored; others take the place of those."""
+        told = [(n, one.node, one.outcome, one.value, one.detail) for n, one in enumerate(steps, 1)]
+        if told == self.history.steps.get(feature.index, []):
+            return []
+        return [StepRow(feature.dictionary, feature.index, self.name, *one, self.run_id) for one in told]
+
+    def _failed(self, feature: FeatureId, error: Exception, *, said: bool = False) -> list[Row]:
+        """said: there is a row of it already."""
         self.tally[type(error).__name__] += 1
-        rows = self._failure(feature, error, str(error))
+        rows = [] if said else self._failure(feature, error, str(error))
         if rows or self.history.status.get(feature.index) != "failed":
             reason = redact(str(error))[:200]
             rows.append(StatusRow(feature.dictionary, feature.index, self.stage, "failed", reason, self.run_id))
@@ -174,8 +186,13 @@ class ModelExplainer:
         known = self.history.scores
         new = [row for row in rows if not isinstance(row, ScoreRow) or known.get(_place(row)) != _values(row)]
         old = [_place(row) for row in new if isinstance(row, ScoreRow) and _place(row) in known]
-        if old:
-            await asyncio.to_thread(self.run.store.replace_now, lambda connection: _forget(connection, old), new)
+        gone = {
+            (row.dictionary, row.feature, row.graph)
+            for row in new
+            if isinstance(row, StepRow) and row.feature in self.history.steps
+        }
+        if old or gone:
+            await asyncio.to_thread(self.run.store.replace_now, lambda connection: _forget(connection, old, gone), new)
         elif new:
             await self.run.store.put(*new)
 
@@ -188,7 +205,9 @@ def _values(row: ScoreRow) -> tuple[Any, ...]:
     return row.value, row.low, row.high, row.n, row.note
 
 
-def _forget(connection: Any, old: Sequence[tuple[str, str, str]]) -> None:
+def _forget(connection: Any, old: Sequence[tuple[str, str, str]], gone: Iterable[tuple[str, int, str]]) -> None:
+    for way in gone:
+        connection.execute("DELETE FROM step WHERE dictionary = ? AND feature = ? AND graph = ?", way)
     for place in old:
         connection.execute(
             "DELETE FROM score WHERE explanation_id = ? AND metric = ? AND predictor = ? AND split = 'select'", place
@@ -197,9 +216,11 @@ def _forget(connection: Any, old: Sequence[tuple[str, str, str]]) -> None:
 
 def account(run: Run, tally: Counter[str], session_id: str, name: str = "oneshot") -> str:
     """What came of it, what it cost now and in all, and where to look."""
-    failed = {kind: n for kind, n in sorted(tally.items()) if kind not in ("labelled", "abstained")}
+    failed = {kind: n for kind, n in sorted(tally.items()) if kind not in ("labelled", "abstained", _LEFT)}
     kinds = f" ({', '.join(f'{n:,} {kind}' for kind, n in failed.items())})" if failed else ""
     counts = f"{tally['labelled']:,} labelled, {tally['abstained']:,} abstained, {sum(failed.values()):,} failed{kinds}"
+    if tally[_LEFT]:
+        counts = f"{tally[_LEFT]:,} keep their lexical label, {counts}"
     if not tally.total():
         counts = "no feature was left to ask about" if not run.store.pending(stage_of(name), run.dictionary) else counts
     now = spent(run, "WHERE session_id = ?", [session_id])
@@ -212,7 +233,7 @@ def account(run: Run, tally: Counter[str], session_id: str, name: str = "oneshot
     look = ", ".join(f'"{query}"' for query in (where, "FROM spend", *(["FROM failure"] if failed else [])))
     others = f" ({hidden:,} of them are not in labels, which shows what has scores first)" if hidden else ""
     return (
-        f"{run.dictionary}  {name}: {counts}; spent now {now}, in all {spent(run, '', [])}{set_aside(run)}{_weighed(run, name)}\n"
+        f"{run.dictionary}  {name}: {counts}; spent now {now}, in all {spent(run, '', [])}{set_aside(run)}{_weighed(run, name)}\n{_went(run, name)}"
         f"to read with glossator sql {run.store.path}: {look}; these labels{others} have no scores until glossator score --llm reads them"
     )
 
@@ -227,6 +248,34 @@ def _weighed(run: Run, name: str) -> str:
         )
     )
     return f"; {rows['n']:.1f} different candidates a feature" if rows else ""
+
+
+def _went(run: Run, name: str) -> str:
+    """How many features came to which part of a graph, and what those that somebody was asked about took, if it is one."""
+    ((n, stood, refined, drawn, debated),) = run.store.sql(
+        "SELECT count(DISTINCT feature), count(DISTINCT feature) FILTER (outcome = 'lexical stands'), "
+        "count(DISTINCT feature) FILTER (node = 'refine' AND outcome = 'rewritten'), "
+        "count(DISTINCT feature) FILTER (node = 'best_of'), count(DISTINCT feature) FILTER (node = 'debate') "
+        "FROM step WHERE dictionary = ? AND graph = ?",
+        [run.dictionary, name],
+    )
+    if not n:
+        return ""
+    ((asked,),) = run.store.sql(
+        "SELECT count(DISTINCT feature) FROM step WHERE dictionary = ? AND graph = ? AND node = 'draft'",
+        [run.dictionary, name],
+    )
+    ((tokens,),) = run.store.sql(
+        "SELECT coalesce(sum(coalesce(input_tokens, 0) + coalesce(output_tokens, 0)), 0)::BIGINT FROM llm_call WHERE about IN "
+        "(SELECT dictionary || '/' || feature FROM step WHERE dictionary = ? AND graph = ? AND node = 'draft')",
+        [run.dictionary, name],
+    )
+    ways = (
+        [f"{stood:,} stood by their lexical rule, {asked:,} escalated"] if name == "cascade" else [f"{asked:,} drafted"]
+    )
+    ways += [f"{refined:,} refined", *([f"{drawn:,} best_of", f"{debated:,} debated"] if name == "cascade" else [])]
+    each = f"; {tokens // asked:,} tokens about each of those asked about, in all" if asked else ""
+    return f"the way of {n:,} features (FROM flow): {', '.join(ways)}{each}\n"
 
 
 class _History:
@@ -263,4 +312,11 @@ class _History:
         self.scores: dict[tuple[str, str, str], tuple[Any, ...]] = {
             (i, metric, who): tuple(values) for i, metric, who, *values in rows
         }
+        went = run.store.sql(
+            f"SELECT feature, number, node, outcome, value, detail FROM step WHERE {chosen} AND graph = ? ORDER BY feature, number",
+            [*given, what.name],
+        )
+        self.steps: dict[int, list[tuple[Any, ...]]] = {}
+        for feature, *step in went:
+            self.steps.setdefault(feature, []).append(tuple(step))
         self.prompts = {identity for (identity,) in run.store.sql("SELECT prompt_id FROM prompt")}

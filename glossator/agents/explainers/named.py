@@ -5,24 +5,24 @@
     logits       the same as oneshot, and the tokens that the feature makes likelier and less likely
     best_of      several candidates; the one that predicts `select` best
     refine       a draft, counterexamples, a new sentence if it predicts `select` better
+    label        the same as a graph, with experiments on the subject in each round
+    cascade      the lexical rule where it will do; else label, then best_of and a debate where doubt remains
 
 `explainer(run, config, model).prepare(record)` is a job: `await job(writer, reader)` with any models gives what was found.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-
 from glossator.agents.explainers import best_of, refine
-from glossator.agents.explainers.claims import Candidate, Claim, Found, ask, material
+from glossator.agents.explainers.claims import Candidate, Explainer, Found, Job, ask, draft_of, material
 from glossator.agents.run import Run
 from glossator.agents.scoring.scenes import PROMPTS
 from glossator.config import (
     BestOfConfig,
+    CascadeConfig,
     ContrastiveConfig,
     ExplainerConfig,
-    LLMScoreConfig,
+    LabelConfig,
     LogitsConfig,
     OneshotConfig,
     RefineConfig,
@@ -31,26 +31,20 @@ from glossator.errors import UsageError
 from glossator.llm.base import LLM
 from glossator.prompts import contrastive, detect, logits, oneshot
 from glossator.prompts import refine as refine_prompt
-from glossator.rows import PromptRow
 from glossator.scorers.reading import LLMPredictor
 from glossator.types import FeatureRecord, Request
-
-Job = Callable[[LLM, LLMPredictor], Awaitable[Found]]  # the writer, and who reads what it wrote
-
-
-@dataclass(frozen=True)
-class Explainer:
-    """reading: how claims are read on `select`; None where none is. depth: questions that wait for one another, at most."""
-
-    name: str
-    prompts: tuple[PromptRow, ...]
-    prepare: Callable[[FeatureRecord], Job]
-    reading: LLMScoreConfig | None = None
-    depth: int = 1
 
 
 def explainer(run: Run, config: ExplainerConfig, model: str) -> Explainer:
     """model: the writer, as rows name it. Raises UsageError where the run file lacks what the explainer shows."""
+    if isinstance(config, LabelConfig | CascadeConfig):
+        from glossator.agents.graphs.explainers import cascade_explainer, label_explainer  # LangGraph is heavy
+
+        return (
+            label_explainer(run, config, model)
+            if isinstance(config, LabelConfig)
+            else cascade_explainer(run, config, model)
+        )
     if isinstance(config, RefineConfig):
         return _refine(run, config, model)
     if isinstance(config, BestOfConfig):
@@ -64,7 +58,10 @@ def explainer(run: Run, config: ExplainerConfig, model: str) -> Explainer:
 
 def name_of(config: ExplainerConfig) -> str:
     """What rows call the explainer."""
-    kinds = {ContrastiveConfig: "contrastive", LogitsConfig: "logits", BestOfConfig: "best_of", RefineConfig: "refine"}
+    kinds = {
+        ContrastiveConfig: "contrastive", LogitsConfig: "logits", BestOfConfig: "best_of", RefineConfig: "refine",
+        LabelConfig: "label", CascadeConfig: "cascade",
+    }  # fmt: skip
     return next((name for kind, name in kinds.items() if isinstance(config, kind)), "oneshot")
 
 
@@ -141,7 +138,7 @@ def _refine(run: Run, config: RefineConfig, model: str) -> Explainer:
     )
 
     def prepare(record: FeatureRecord) -> Job:
-        draft = _draft(run, record, model) or oneshot.render(record, vocabulary, config.draft)
+        draft = draft_of(run, record, model) or oneshot.render(record, vocabulary, config.draft)
         on = material(run, record, config.by, config.reading)
         texts = refine.experiments_of(run, record) if pool and config.experiments else []
         known = refine.ground(record, draft, on, config, texts)
@@ -153,13 +150,3 @@ def _refine(run: Run, config: RefineConfig, model: str) -> Explainer:
 
     prompts = (oneshot.prompt(), refine_prompt.prompt(), detect.prompt(), PROMPTS[config.by]())
     return Explainer("refine", tuple(dict.fromkeys(prompts)), prepare, config.reading, 2 + 3 * config.rounds)
-
-
-def _draft(run: Run, record: FeatureRecord, model: str) -> Claim | None:
-    """What `oneshot` wrote of the feature with this model, the last if it wrote several."""
-    rows = run.store.sql(
-        "SELECT text, reason, scope, prompt_id FROM explanation WHERE dictionary = ? AND feature = ? AND explainer = 'oneshot' "
-        "AND model = ? ORDER BY rowid DESC LIMIT 1",
-        [record.feature.dictionary, record.feature.index, model],
-    )
-    return Claim(*rows[0]) if rows else None

@@ -23,7 +23,7 @@ from glossator.llm.base import LLM
 from glossator.prompts import refine as prompt
 from glossator.prompts.windows import chosen
 from glossator.scorers.reading import LLMPredictor, few
-from glossator.types import PAD, WINDOW, Bools, FeatureRecord, Ints, Request, Sample, Vocabulary, Windows
+from glossator.types import PAD, WINDOW, Bools, FeatureRecord, Floats, Ints, Request, Sample, Vocabulary, Windows
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Looked:
     sample: Sample
     fires: Bools
     exposure: str | None = None  # where some are of another split than explain
+    told: Floats | None = None  # [n] p(fires) that a reader of the draft said already
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ async def refine(
     ground: Ground, writer: LLM, reader: LLMPredictor, vocabulary: Vocabulary, config: RefineConfig
 ) -> Found:
     """Raises ReplyError where there is no draft, and whatever ends the run."""
-    on, about = ground.on, str(ground.on.feature)
+    on = ground.on
     draft = ground.draft if isinstance(ground.draft, Claim) else await ask(writer, ground.draft)
     failures: list[tuple[str, Exception]] = []
     try:
@@ -65,9 +66,7 @@ async def refine(
         if value >= PERFECT:
             break
         try:
-            told = await reader.fires(text, looked.sample.windows, about)
-            seen = (looked.sample, looked.fires, told)
-            question = prompt.render(text, seen, ground.scale, vocabulary, config, about)
+            question = await counterexamples(text, [looked], ground, reader, vocabulary, config)
             if question is None:
                 steps.append(f"round {number}: nothing contradicts it")
                 continue
@@ -85,6 +84,22 @@ async def refine(
         if new.value > value:
             best, text, value = new, new.claim.text, new.value
     return Found(best, f"{on.by} on select: {', '.join(steps)}", tuple(tried), tuple(failures), exposure)
+
+
+async def counterexamples(
+    text: str,
+    looked: Sequence[Looked],
+    ground: Ground,
+    reader: LLMPredictor,
+    vocabulary: Vocabulary,
+    config: RefineConfig,
+) -> Request | None:
+    """The question that shows a sentence and where it is wrong; None where nothing contradicts it. Raises as `LLMPredictor`."""
+    about = str(ground.on.feature)
+    told = [one.told if one.told is not None else await reader.fires(text, one.sample.windows, about) for one in looked]
+    sample = looked[0].sample if len(looked) == 1 else _joined([one.sample for one in looked])
+    seen = (sample, np.concatenate([one.fires for one in looked]), np.concatenate(told))
+    return prompt.render(text, seen, ground.scale, vocabulary, config, about)
 
 
 def _unrefined(draft: Candidate, on: Material) -> str | None:
@@ -144,15 +159,21 @@ def experiments_of(run: Run, record: FeatureRecord) -> list[Looked]:
         "GROUP BY experiment_id ORDER BY experiment_id",
         [record.feature.dictionary, record.feature.index],
     )
-    like, found = record.exemplars["explain"].windows, []
-    for tokens, activations, split in rows:
-        ids = [run.lexicon.vocabulary.find(token) for token in tokens[:WINDOW]]
-        values = np.asarray(activations[:WINDOW], np.float32)
-        fires = bool(values.max(initial=0) >= record.threshold)
-        if None not in ids and ids and (fires or not (values > 0).any()):
-            sample = _as_sample(np.asarray(ids), values, like)
-            found.append(Looked(sample, np.asarray([fires]), None if split == "explain" else f"explain, {split}"))
-    return found
+    found = [measured_text(record, tokens, values, split, run.lexicon.vocabulary) for tokens, values, split in rows]
+    return [one for one in found if one is not None]
+
+
+def measured_text(
+    record: FeatureRecord, tokens: Sequence[str], activations: Sequence[float], split: str, vocabulary: Vocabulary
+) -> Looked | None:
+    """One text that was measured, made of text of `split`; None where it is weak, or its tokens are not known."""
+    ids = [vocabulary.find(token) for token in tokens[:WINDOW]]
+    values = np.asarray(activations[:WINDOW], np.float32)
+    fires = bool(values.max(initial=0) >= record.threshold)
+    if None in ids or not ids or not (fires or not (values > 0).any()):
+        return None
+    sample = _as_sample(np.asarray(ids), values, record.exemplars["explain"].windows)
+    return Looked(sample, np.asarray([fires]), None if split == "explain" else f"explain, {split}")
 
 
 def _as_sample(tokens: Ints, values: Ints, like: Windows) -> Sample:

@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from glossator.agents.others.label_files import LabelFile, LabelRow, clean, read_rows, shown
 from glossator.errors import UsageError
@@ -70,6 +71,9 @@ class Imported:
     empty: int
     repeated: int
     taken: tuple[tuple[str, str], ...]  # what the file calls a dictionary, and the one that it was taken for
+    scores: tuple[
+        tuple[Explanation, str, list[Any]], ...
+    ] = ()  # what the file says of a label beside it, with its place
 
     @property
     def said(self) -> str:
@@ -105,18 +109,13 @@ def read_labels(path: Path, dictionaries: Mapping[str, Extent], explainer: str |
     Raises UsageError, which names the file, the row and the way out.
     """
     file = read_rows(path)
-    taken = _dictionaries(file, dictionaries)
     base = _base(path, explainer)
     found: dict[_Place, Explanation] = {}
     at: dict[_Place, str] = {}
     counts: Counter[str] = Counter()
-    unknown: list[tuple[LabelRow, str]] = []
-    for row in file.rows:
-        name = taken[row.source]
-        index = _index(file, row, dictionaries[name])
-        if index is None:
-            unknown.append((row, name))
-            continue
+    scores: list[tuple[Explanation, str, list[Any]]] = []
+    rows, taken = places(file, dictionaries)
+    for row, name, index in rows:
         text = _label(file, row)
         if file.form == "Neuronpedia" and not text:
             counts["empty"] += 1
@@ -136,14 +135,30 @@ def read_labels(path: Path, dictionaries: Mapping[str, Extent], explainer: str |
             continue
         model = clean(row.model) or None if row.model else None
         found[place] = Explanation(name, index, place[0], text, reason=UNKNOWN_EXPOSURE, model=model)
-    if unknown:
-        raise _no_such_features(file, unknown, dictionaries)
+        if row.scores:
+            scores.append((found[place], row.where, row.scores))
     if not found:
         raise UsageError(f"{file.path}: none of its {len(file.rows):,} rows holds a label")
     sizes = Counter((who, name) for who, name, _ in found)
     sets = tuple(LabelSet(who, name, n, dictionaries[name].n_features - n) for (who, name), n in sizes.items())
+    return Imported(
+        path, file.form, tuple(found.values()), sets, counts["empty"], counts["repeated"], taken, tuple(scores)
+    )
+
+
+def places(
+    file: LabelFile, dictionaries: Mapping[str, Extent]
+) -> tuple[list[tuple[LabelRow, str, int]], tuple[tuple[str, str], ...]]:
+    """Each row with the dictionary and the feature that it is about; and which sources were taken for which dictionaries.
+
+    Raises UsageError for a row about another dictionary, or about features that there are not.
+    """
+    taken = _dictionaries(file, dictionaries)
+    indices = [(row, taken[row.source], _index(file, row, dictionaries[taken[row.source]])) for row in file.rows]
+    if unknown := [(row, name) for row, name, index in indices if index is None]:
+        raise _no_such_features(file, unknown, dictionaries)
     renamed = tuple((clean(source), name) for source, name in taken.items() if source is not None and source != name)
-    return Imported(path, file.form, tuple(found.values()), sets, counts["empty"], counts["repeated"], renamed)
+    return [(row, name, index) for row, name, index in indices if index is not None], renamed
 
 
 # --------------------------------------------------------------------------- whose labels

@@ -1,4 +1,4 @@
-"""Files of labels that other tools wrote, as rows: JSONL, a JSON list, CSV, Neuronpedia's exports, Delphi's folders.
+"""Files of labels that other tools wrote, as rows: JSONL, a JSON list, CSV, Parquet, Neuronpedia's exports, Delphi's folders.
 
 Which of them a file is, its content says: `{`, `[` or a header that names the columns; a folder's file names say it. What
 fits none of them is refused, never guessed at. A row is kept as the file has it; what it means for a run is decided in
@@ -53,6 +53,7 @@ class LabelRow:
     source: str | None = None
     model: str | None = None
     method: str | None = None  # Neuronpedia's typeName
+    scores: list[Any] | None = None  # what their tool thought of the label, as the file has it
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def read_rows(path: Path) -> LabelFile:
     """Raises UsageError, with the line, for what is not there, not whole, or in no form that is known."""
     if path.is_dir():
         return _folder(path)
-    records, form = _records(path)
+    records, form = records_of(path)
     return _labelled(path, form, records)
 
 
@@ -112,7 +113,7 @@ def _folder(path: Path) -> LabelFile:
         raise UsageError(f"{folder}: {' and '.join(twice[:2])} are one batch twice; remove one of them")
     records: list[tuple[str, dict[str, Any]]] = []
     for file in batches:
-        found, form = _records(file)
+        found, form = records_of(file)
         if form != "Neuronpedia":
             raise UsageError(
                 f"{file}: holds no explanations of Neuronpedia's export (modelId, layer, index, description)"
@@ -143,13 +144,19 @@ def _explainer_model(config: Path) -> str | None:
     return model if isinstance(model, str) else None
 
 
-def _latent(file: Path, model: str | None) -> LabelRow:
-    """A JSON string, as Delphi writes it, or plain text."""
+def latent_of(file: Path) -> tuple[str, str]:
+    """Module and feature, by the name of one of Delphi's files. Raises UsageError."""
     named = _LATENT.fullmatch(file.name)
     if named is None:
         raise UsageError(
-            f"{file}: not named like <module>_latent17.txt, as the labels of a Delphi folder are; move it away"
+            f"{file}: not named like <module>_latent17.txt, as the files of a Delphi folder are; move it away"
         )
+    return named["module"].lstrip("."), named["index"]
+
+
+def _latent(file: Path, model: str | None) -> LabelRow:
+    """A JSON string, as Delphi writes it, or plain text."""
+    module, index = latent_of(file)
     text = _text(file, empty=True).strip()
     if _OPEN_STRING.fullmatch(text):
         raise UsageError(f"{file}: cut off: its string has no end; write it again, or remove it")
@@ -161,7 +168,7 @@ def _latent(file: Path, model: str | None) -> LabelRow:
         whole = json.loads(text) if text.startswith('"') or text == "null" else text
     except ValueError:  # plain text that begins with a quoted word
         whole = text
-    return LabelRow(file.name, named["index"], whole, named["module"].lstrip("."), model)
+    return LabelRow(file.name, index, whole, module, model)
 
 
 # --------------------------------------------------------------------------- one file
@@ -194,8 +201,10 @@ def _text(path: Path, *, empty: bool = False) -> str:
     return text
 
 
-def _records(path: Path) -> tuple[list[tuple[str, dict[str, Any]]], str]:
-    """Each row with its place, keys in lower case; and the form that the file has."""
+def records_of(path: Path) -> tuple[list[tuple[str, dict[str, Any]]], str]:
+    """Each row with its place, keys in lower case; and the form that the file has. Raises UsageError."""
+    if _is_parquet(path):
+        return _parquet(path), "Parquet"
     text = _text(path)
     start = text.lstrip()[0]
     read, form = {"{": (_lines, "JSONL"), "[": (_entries, "JSON")}.get(start, (_table, "CSV"))
@@ -208,6 +217,32 @@ def _records(path: Path) -> tuple[list[tuple[str, dict[str, Any]]], str]:
     if not records:
         raise UsageError(f"{path}: holds no rows; write one row for each label")
     return records, "Neuronpedia" if records[0][1].keys() >= _NEURONPEDIA else form
+
+
+def _is_parquet(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"PAR1"
+    except OSError:  # _text says why
+        return False
+
+
+def _parquet(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """The columns that a label may need; the others of a table may be of any kind."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    wanted = {*_FEATURE, *_TEXT, "dictionary", "model"}
+    try:
+        with pq.ParquetFile(path) as file:
+            names = [name for name in file.schema_arrow.names if name.lower() in wanted]
+            rows = file.read(columns=names).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        said = str(error).splitlines()[0][:160]
+        raise UsageError(f"{path}: not a whole Parquet file ({said}); copy it again") from error
+    if not rows:
+        raise UsageError(f"{path}: holds no rows; write one row for each label")
+    return [(f"row {number}", {name.lower(): x for name, x in row.items()}) for number, row in enumerate(rows, 1)]
 
 
 def _json(text: str, problem: Callable[[str, int], UsageError]) -> Any:
@@ -310,6 +345,7 @@ def _labelled(path: Path, form: str, records: list[tuple[str, dict[str, Any]]]) 
             _words(path, where, record, source),
             _words(path, where, record, model),
             _words(path, where, record, method),
+            record["scores"] if isinstance(record.get("scores"), list) else None,
         )
         for where, record in records
     ]

@@ -176,15 +176,14 @@ async def read_sets(
 ) -> None:
     """All sets at once, so that a batch holds the questions of all. tally: (scorer and set, what came of it).
 
-    Without labels of other features beside: those null comparisons are of the run's own labels. Raises as `read_labels`.
+    A set's null comparisons are with labels of other features out of the same set. Raises as `read_labels`.
     """
     names = given.sets(run.dictionary)
-    alone = LLMPredictor(predictor.llm, predictor.vocabulary, predictor.config.model_copy(update={"nulls": False}))
     tallies: dict[str, Tally] = {name: Counter() for name in names}
-    if any(left_to_read(run, alone.predictor, wanted.scorers, wanted.features, explainer=name) for name in names):
+    if any(left_to_read(run, predictor.predictor, wanted.scorers, wanted.features, explainer=name) for name in names):
         await put_prompts(run, wanted.scorers)  # else each set would
     share = max(1, in_hand // max(len(names), 1))
-    work = (read_labels(run, alone, replace(wanted, explainer=name), llm, share, tallies[name]) for name in names)
+    work = (read_labels(run, predictor, replace(wanted, explainer=name), llm, share, tallies[name]) for name in names)
     try:
         found = await asyncio.gather(*work, return_exceptions=True)
     finally:

@@ -114,7 +114,9 @@ class LabelScorer:
 
     async def score(self, todo: Mapping[str, Sequence[int]], in_hand: int) -> None:
         """todo: features by scorer. At most `in_hand` of them at once. Raises ProviderError, Stopped, StoreError."""
-        chosen = sorted({feature for features in todo.values() for feature in features})
+        chosen = list(
+            dict.fromkeys(feature for features in todo.values() for feature in features)
+        )  # as they are wanted
         await asyncio.to_thread(self._look_back, chosen, todo)
         await put_prompts(self.run, todo)
         await in_progress(

@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 
 from glossator.agents.editor.probe import labelled_programs
+from glossator.agents.editor.scores import outcomes_of, steps_of
 from glossator.agents.lexical.explain import failure_rows
 from glossator.agents.lexical.explainer import lookup, strengths_of_lookup
 from glossator.agents.run import Run
 from glossator.agents.scoring.families import correct
 from glossator.config import ScoreConfig
 from glossator.rows import NullScoreRow, Row, ScoreRow, StatusRow
-from glossator.scorers.adversarial import Outcome, adversarial, base_rates
+from glossator.scorers.adversarial import WRITTEN, adversarial_metrics, base_rates
 from glossator.scorers.comparisons import density_strata, partners, permutation_p
 from glossator.scorers.rates import Draws, draw
 from glossator.scorers.rule import Rule
@@ -85,8 +86,9 @@ def _score(
     rows: list[Row],
 ) -> dict[int, _Found]:
     """Scores of the features of this call; failures go to `rows`."""
-    outcomes = _outcomes(run, {c.explanation_id for c in rules.values()})
-    rates = base_rates([o for mine in outcomes.values() for o in mine])
+    labels = {c.explanation_id for c in rules.values()}  # of these alone, so that a feature is not its own rival
+    outcomes = {i: list(mine.values()) for i, mine in outcomes_of(run, "rule").items() if i in labels}
+    rates, steps = base_rates([o for mine in outcomes.values() for o in mine]), steps_of(run, "rule")
     found: dict[int, _Found] = {}
     draws = split_draws(run, "test", config.draws, config.seed)
     run.progress("score", 0, len(todo))
@@ -98,8 +100,10 @@ def _score(
             rivals = run.neighbours_fire(record, "test")
             one.rows += rate_rows(record, rules[index], draws, rivals, run_id)
             who = (rules[index].explanation_id, rules[index].explainer)
-            if outcomes.get(who[0]):
-                one.rows.append(score_row(record, who, "adversarial", adversarial(outcomes[who[0]], rates), run_id))
+            if who[0] in outcomes:
+                tried = adversarial_metrics(outcomes[who[0]], rates, steps.get(who[0], ()))
+                found_of = {m: x for m, x in tried.items() if m not in WRITTEN or x.note is None}
+                one.rows += [score_row(record, who, m, x.estimate, run_id, note=x.note) for m, x in found_of.items()]
             found[index] = one
         except Exception as error:  # noqa: BLE001  one feature's failure is a row
             rows += failure_rows(record, "score", error, run_id)
@@ -141,21 +145,6 @@ def _rules(run: Run) -> dict[int, Candidate]:
         run.store.sql("SELECT explanation_id, explainer FROM explanation WHERE dictionary = ?", [run.dictionary])
     )
     return {f: Candidate(i, names[i], Rule(program, run.lexicon)) for f, (i, program) in programs.items()}
-
-
-def _outcomes(run: Run, explanations: set[str]) -> dict[str, list[Outcome]]:
-    """Sealed predictions with what came of them, by explanation; of labels alone, so that a feature is not its own rival."""
-    rows = run.store.sql(
-        "SELECT p.explanation_id, e.feature, e.kind, p.p_fires, o.fires FROM prediction p JOIN experiment e USING (experiment_id) "
-        "JOIN outcome o USING (experiment_id) WHERE e.dictionary = ? AND e.split = 'test' AND p.predictor = 'rule' AND NOT o.weak ORDER BY ALL",
-        [run.dictionary],
-    )
-    found: dict[str, list[Outcome]] = {}
-    for explanation_id, feature, kind, p, fires in rows:
-        if explanation_id not in explanations:
-            continue
-        found.setdefault(explanation_id, []).append(Outcome(feature, kind, p, fires))
-    return found
 
 
 def _score_one(

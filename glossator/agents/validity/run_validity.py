@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from glossator.agents.asking import ask
+from glossator.agents.pool import wait_for
 from glossator.agents.run import Progress, Say
 from glossator.agents.spent import set_aside, spent
 from glossator.agents.validity.ground import Ground, planted_run, prepare
@@ -55,7 +55,7 @@ def validate_scores(
         run = planted_run(store, asked.features, asked.seed, say)
         run.progress = progress
         config = LLMScoreConfig()
-        ground = asyncio.run(prepare(run, asked.features, asked.seed, config))
+        ground = wait_for(prepare(run, asked.features, asked.seed, config))
         notes = []
         by_model, who, cost = _read(ground, asked, llm)
         found = [executed(ground), by_model]
@@ -76,7 +76,7 @@ def _read(ground: Ground, asked: Asked, llm: LLMConfig) -> tuple[Found, str, lis
     run = ground.run
     if asked.llm is None:
         oracle = LLMPredictor(OracleLLM(ground.features, ERRORS), run.lexicon.vocabulary, ground.config)
-        found = asyncio.run(read(ground, oracle, asked.scorers, 64))
+        found = wait_for(read(ground, oracle, asked.scorers, 64))
         return (
             found,
             f"read by an oracle that errs in {ERRORS:.0%}: this shows what the score can see, not what a model can",
