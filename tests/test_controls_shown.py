@@ -104,17 +104,29 @@ def test_label_deals_with_every_dictionary_of_a_file_alike(tmp_path: Path) -> No
     seen = []
     with each(path, None) as runs:
         for run in runs:
-            pipeline.label(
-                run, LexicalConfig(min_select=-1, min_fit=0), EditorConfig(texts=3), ScoreConfig(), list(range(6))
+            some = run.store.sql(
+                "SELECT feature FROM feature WHERE dictionary = ? ORDER BY status IN ('dead', 'rare', 'dense'), feature LIMIT 6",
+                [run.dictionary],
             )
+            chosen = [feature for (feature,) in some]
+            pipeline.label(run, LexicalConfig(min_select=-1, min_fit=0), EditorConfig(texts=3), ScoreConfig(), chosen)
             seen.append(run.dictionary)
     assert seen == ["one", *sorted(f"one~{control}" for control in CONTROLS)]
+    measured: dict[str, int] = {}
     with Store(path) as store:
         for name in seen:
             done = store.sql("SELECT stage, status FROM stage WHERE dictionary = ? GROUP BY ALL", [name])
             assert {stage for stage, _ in done} == {"explain", "probe", "score"}
             assert "failed" not in {status for _, status in done}
-            assert store.sql("SELECT count(*) > 0 FROM measurement WHERE dictionary = ?", [name]) == [(True,)]
+            ((probed,),) = store.sql(
+                "SELECT count(*) FILTER (reason LIKE '% texts%') FROM stage WHERE dictionary = ? AND stage = 'probe'",
+                [name],
+            )
+            assert store.sql("SELECT count(DISTINCT feature) FROM measurement WHERE dictionary = ?", [name]) == [
+                (probed,)
+            ]
+            measured[name] = probed
+        assert measured["one"] and sum(measured.values()) > measured["one"], measured
         controls = {c for (c,) in store.sql("SELECT DISTINCT control FROM scoreboard WHERE metric = 'simulation'")}
         assert controls == {None, *CONTROLS}
     with each(path, f"one~{CONTROLS[0]}") as runs:

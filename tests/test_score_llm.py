@@ -133,7 +133,7 @@ def test_comparisons_are_foretold_made_up_for_later_and_shown(
         (["--retry-failed"], 2, ["--retry-failed", "--llm"]),
         (["--repeats", "2"], 2, ["--repeats 2", "no noise but the sample of text", "--llm"]),
         (["--no-nulls"], 2, ["--no-nulls", "--llm"]),
-        (["--llm", "openai:m", "--labels", "x.csv", "--nulls"], 2, ["--nulls", "leave it out"]),
+        (["--llm", "openai:m", "--labels", "x.csv", "--nulls"], 2, ["x.csv", "no such file"]),
         (["--llm", "openai:x", "--scorer", "psychic"], 2, ["psychic", "simulation, detection, fuzzing"]),
         (["--llm", "openai:m", "--effort", "hard"], 2, ["--effort hard", "low, medium, high"]),
         (["--llm", "gpt-5"], 2, ["--llm gpt-5", "openai:NAME"]),

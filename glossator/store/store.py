@@ -335,7 +335,7 @@ class Store:
         """Take what was committed into the file itself; waits while somebody copies it."""
         self.put_now()
         with self.steady, self.cursor() as cursor:
-            cursor.execute("CHECKPOINT")
+            _checkpoint(cursor)
 
     def _back_up(self, schema: int) -> None:
         self._connection.execute("CHECKPOINT")
@@ -349,7 +349,8 @@ class Store:
         self._jobs.put(None)
         self._thread.join()
         try:
-            self._connection.execute("CHECKPOINT")
+            with suppress(duckdb.TransactionException):  # a reader that was cut off: what is in the log stays there
+                _checkpoint(self._connection)
         except duckdb.Error as error:
             raise writing(self.path, error) from error
         finally:
@@ -363,6 +364,17 @@ class Store:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _checkpoint(connection: duckdb.DuckDBPyConnection) -> None:
+    """Raises TransactionException where a query of somebody else still holds a transaction after some patience."""
+    for pause in _PATIENCE[:3]:
+        try:
+            connection.execute("CHECKPOINT")
+            return
+        except duckdb.TransactionException:
+            time.sleep(pause)
+    connection.execute("CHECKPOINT")
 
 
 def _arrow(kind: type, rows: Sequence[Row]) -> pa.Table:

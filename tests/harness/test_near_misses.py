@@ -292,7 +292,7 @@ def test_embeddings_are_the_mean_over_the_mask_of_length_one_whatever_stands_bes
 
     texts = ["a dog barks", "", "the dog barked at the man", "stocks fell sharply on Monday " * 3, "word " * 400]
     monkeypatch.setattr(embedder, "_BATCH_TOKENS", 512)
-    encode = Embedder()
+    encode = Embedder(half=False)
     found = encode(texts)
     tokenizer, model = AutoTokenizer.from_pretrained(minilm_path), AutoModel.from_pretrained(minilm_path).eval()
     for text, row in zip(texts, found, strict=True):

@@ -394,3 +394,15 @@ def test_counterexamples_are_outcomes_that_most_carriers_share_and_the_predictio
         store.put_now(*(measured(i, c, float(fires), fires) for c, fires in enumerate(carriers)))
     found = store.sql("SELECT experiment_id, fires, round(fired_share, 2) FROM counterexamples ORDER BY experiment_id")
     assert found == [("e0", False, 0.33), ("e2", True, 0.67), ("e4", False, 0.33)]
+
+
+def test_a_reader_that_still_holds_a_transaction_costs_the_end_of_a_run_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "run.duckdb"
+    store = Store(path)
+    with store.cursor() as held:
+        store.put_now(explanation(1))
+        held.execute("BEGIN")
+        held.execute("UPDATE explanation SET text = 'of somebody else'")
+        store.close()
+    with Store(path) as again:
+        assert explained(again) == ["x1"]
