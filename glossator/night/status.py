@@ -40,7 +40,7 @@ def status_of(path: Path) -> RenderableType:
     last = told[-1]
     lines = [Text(_life(told, last))]
     standing = standing_in(told)
-    said = [str(one.get("text", "")) for one in told if one["event"] == "said"][-_SAID:]
+    said = [line for one in told if one["event"] == "said" for line in str(one.get("text", "")).splitlines()][-_SAID:]
     return Group(
         *lines, *([drawn(standing)] if standing else []), *(Text(f"  {visible(line)}", "dim") for line in said)
     )

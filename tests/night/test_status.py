@@ -122,6 +122,8 @@ def test_status_says_where_it_stands_and_whether_it_lives(tmp_path: Path) -> Non
     lines = log_path(path).read_text().replace(f'"pid": {os.getpid()}', f'"pid": {gone}')
     log_path(path).write_text(lines)
     assert "so it was killed; run it again" in text(status_of(path))
+    log.write("said", text="12 skipped\nspent now nothing")
+    assert [line.strip() for line in text(status_of(path)).splitlines()][-2:] == ["12 skipped", "spent now nothing"]
     log.write("run ended", why="done")
     assert "not running: done" in text(status_of(path))
 
