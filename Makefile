@@ -32,7 +32,7 @@ format: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(TORCH)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[demo,test,docs]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[demo,test,docs,live]"
 	touch $@
 
 clean:
