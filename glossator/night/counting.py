@@ -6,11 +6,11 @@ question: what would come after an answer is not known. Bytes become tokens by a
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from glossator.agents.explainers.named import explainer
+from glossator.agents.pool import wait_for
 from glossator.agents.run import Run
 from glossator.agents.scoring.scenes import answer, scene_of
 from glossator.agents.scoring.score_llm import SPLITS_READ
@@ -69,7 +69,7 @@ def explain_size(run: Run, config: ExplainerConfig, features: Sequence[int]) -> 
                 found.append(counting)
         return found
 
-    return _mean(asyncio.run(whole()))
+    return _mean(wait_for(whole()))
 
 
 def oneshot_size(run: Run, features: Sequence[int]) -> Size | None:
@@ -92,7 +92,7 @@ def read_size(run: Run, scorer: str, config: LLMScoreConfig, features: Sequence[
                 found.append(counting)
         return found
 
-    return _mean(asyncio.run(whole()))
+    return _mean(wait_for(whole()))
 
 
 async def _ended(job: object) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Iterator
 
 import pytest
 from rich.console import Console
@@ -13,31 +12,18 @@ from glossator import pipeline
 from glossator.agents.debate.debating import Held, debate, debate_all
 from glossator.agents.debate.rivals import TextReader
 from glossator.agents.run import Run
-from glossator.config import DebateConfig, HarvestConfig, LexicalConfig, LLMScoreConfig
+from glossator.config import DebateConfig, LexicalConfig, LLMScoreConfig
 from glossator.errors import StoreError, UnsealedError, UsageError
-from glossator.harness.contexts import Corpus
-from glossator.harness.harvest import Harvest
-from glossator.harness.planted_subject import PlantedDictionary, PlantedSubject
+from glossator.harness.planted_subject import PlantedSubject
 from glossator.llm.oracle import OracleLLM
 from glossator.planted import planted_features
 from glossator.rows import MeasurementRow
 from glossator.scorers.reading import LLMPredictor
 from glossator.show_debate import coloured_tokens, transcript
-from tests.agents.planted_run import planted_run
 
 INDEX = {feature.name: i for i, feature in enumerate(planted_features())}
 TABLES = ("experiment", "prediction", "measurement", "debate", "debate_turn")
 ROWS = "SELECT COLUMNS(c -> c <> 'run_id') FROM {} ORDER BY ALL"
-
-
-@pytest.fixture
-def run(
-    planted_subject: PlantedSubject, planted_dictionary: PlantedDictionary, planted_corpus: Corpus, planted_harvest: Harvest,
-    planted_config: HarvestConfig,
-) -> Iterator[Run]:  # fmt: skip
-    made = planted_run(planted_subject, planted_dictionary, planted_corpus, planted_harvest, planted_config)
-    yield made
-    made.store.close()
 
 
 def held(run: Run, feature: str, *hypotheses: str, config: DebateConfig | None = None) -> dict[str, object]:

@@ -17,14 +17,12 @@ from glossator.agents.debate.rivals import Reads, Rival
 from glossator.agents.debate.sides import Sides
 from glossator.agents.debate.state import Bout, Speak
 from glossator.agents.debate.statements import remark
-from glossator.agents.editor.editor import Editor, Known
+from glossator.agents.editor.editor import UNTRIED, Editor, Known
 from glossator.agents.run import Run
 from glossator.agents.walking import walked
 from glossator.config import DebateConfig, quiet_tracing
 from glossator.rows import DebateRow
 from glossator.types import FeatureRecord, content_id
-
-NO_DEBATE = ("dead", "rare", "dense")
 
 
 def debate_id(record: FeatureRecord, rivals: tuple[Rival, Rival], predictor: str, config: DebateConfig) -> str:
@@ -35,7 +33,7 @@ def debate_id(record: FeatureRecord, rivals: tuple[Rival, Rival], predictor: str
 
 def not_to_be_debated(record: FeatureRecord) -> str | None:
     """Why a feature has no debate: too little of it is known to tell rivals apart, or it is on everywhere."""
-    if record.status in NO_DEBATE:
+    if record.status in UNTRIED:
         return f"{record.status}: {record.reason or 'no reason given'}"
     if "select" not in record.exemplars or not stored_windows(record).fires.any():
         return "no window of select or explain in which it fires"

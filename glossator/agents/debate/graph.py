@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -30,9 +29,8 @@ from glossator.agents.debate.rivals import RuleReader
 from glossator.agents.debate.state import Bout, Sealed, State, Turn, clear, measured
 from glossator.agents.debate.statements import Said, refuted_sentence, verdict_sentence
 from glossator.agents.debate.verdict_on_test import on_test
-from glossator.rows import MeasurementRow
+from glossator.agents.editor.experiments import came_out, measurement_rows, peak
 from glossator.scorers import evidence
-from glossator.types import WINDOW
 
 if TYPE_CHECKING:
     from langgraph.graph import StateGraph
@@ -94,9 +92,8 @@ async def measure(state: State) -> State:
     best, gain, rate = chosen(state)
     at = state["left"][best]
     maxima = await _outcome(bout, sealed, at)
-    share = float(np.mean([m >= bout.record.threshold for m in maxima]))
+    share, weak = came_out(maxima, bout.record.threshold)
     word = sealed.words[at]
-    weak = share <= 0.5 and float(np.mean([m > 0 for m in maxima])) > 0.5  # as the view `outcome` has it
     said = Said(
         sealed.ids[at], float(sealed.p_a[at]), float(sealed.p_b[at]), share > 0.5, share, float(np.median(maxima)),
         carrier=next((n for n, m in enumerate(maxima) if (m >= bout.record.threshold) == (share > 0.5)), 0), weak=weak,
@@ -216,19 +213,9 @@ async def _outcome(bout: Bout, sealed: Sealed, at: int) -> Sequence[float]:
     experiment_id, texts = sealed.ids[at], sealed.proposals[at].edit.texts
     if experiment_id in bout.known.outcomes:
         return bout.known.outcomes[experiment_id]
-    f, threshold = bout.record.feature, bout.record.threshold
-    found = await bout.editor.measurer.measure([(text, f) for text in texts])
-    maxima, now = [max(m.values[:WINDOW], default=0.0) for m in found], time.time()
-    await bout.editor.store.put(
-        *(
-            MeasurementRow(
-                experiment_id, f.dictionary, f.index, number, text, list(m.tokens), list(m.values), top,
-                top >= threshold, now,
-            )
-            for number, (text, m, top) in enumerate(zip(texts, found, maxima, strict=True))
-        )
-    )  # fmt: skip
-    return maxima
+    found = await bout.editor.measurer.measure([(text, bout.record.feature) for text in texts])
+    await bout.editor.store.put(*measurement_rows(experiment_id, bout.record, texts, found))
+    return [peak(m.values) for m in found]
 
 
 def _nothing_between(state: State) -> bool:

@@ -165,12 +165,13 @@ def find_rivals(run: Run, record: FeatureRecord, hypotheses: Sequence[str], *, b
         a, b = (_typed(run, record, text, stored, by_text=by_text) for text in hypotheses)
     else:
         a, b = _texts(run, record, stored) if by_text else _programs(run, record, stored)
-    if a.explanation_id == b.explanation_id or (_plain(a.text) == _plain(b.text) and a.program == b.program):
+    if a.explanation_id == b.explanation_id or (plain(a.text) == plain(b.text) and a.program == b.program):
         raise UsageError(f"--hypothesis: both say the same, {a.text[:80]}; give two that differ")
     return a, b
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """What two sentences have alike that say the same."""
     return " ".join(text.split()).casefold().rstrip(".")
 
 
@@ -211,8 +212,8 @@ def _typed(run: Run, record: FeatureRecord, text: str, stored: Sequence[Rival], 
 
 
 def _texts(run: Run, record: FeatureRecord, stored: Sequence[Rival]) -> tuple[Rival, Rival]:
-    texts = {_plain(rival.text): rival for rival in reversed(stored)}
-    best = [rival for rival in stored if texts.get(_plain(rival.text)) is rival]
+    texts = {plain(rival.text): rival for rival in reversed(stored)}
+    best = [rival for rival in stored if texts.get(plain(rival.text)) is rival]
     if len(best) < 2:
         raise UsageError(
             f"feature {run.name(record.feature.index)}: has {len(best)} explanation{'s' * (len(best) != 1)} with a text; "

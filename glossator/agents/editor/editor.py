@@ -35,7 +35,7 @@ from glossator.errors import ReplyError
 from glossator.llm.base import LLM
 from glossator.types import FeatureRecord, Ints, Split, Vocabulary
 
-UNPROBED = ("dead", "rare", "dense")
+UNTRIED = ("dead", "rare", "dense")  # statuses whose labels are not put to the test
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Probed:
 
 def not_to_be_probed(record: FeatureRecord, split: Split = "test") -> str | None:
     """Why a feature has no pool, in words; None if it may have one."""
-    if record.status in UNPROBED:
+    if record.status in UNTRIED:
         return f"{record.status}: {record.reason or 'no reason given'}"
     if split not in record.exemplars or not firing_windows(record, split, 1):
         return f"no window of {split} in which it fires"
@@ -136,10 +136,6 @@ class Editor:
                 span = tried
                 break
         await pool.run(self._chosen(plan, span, left))
-
-    def span(self, base: Base, radius: int) -> tuple[int, int]:
-        """Whole words only: a continuation without its beginning would be another token."""
-        return self.mechanical.span(base, radius)
 
     def edits(self, record: FeatureRecord, bases: Sequence[Base], split: Split) -> list[Edit]:
         """Every label-blind edit of some windows, each in as many carriers; nothing is measured."""

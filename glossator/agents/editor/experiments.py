@@ -127,12 +127,12 @@ class Pool:
         wanted = {i: e for i, e in fresh.items() if i not in self.known.outcomes}
         pairs = [(text, self.record.feature) for e in wanted.values() for text in e.texts]
         left = iter(await self.measurer.measure(pairs) if pairs else [])
-        now, rows = time.time(), list[Row]()
+        rows = list[Row]()
         for i, e in fresh.items():
             if i in wanted:
                 measured = [next(left) for _ in e.texts]
-                rows += self._outcome(i, e, measured, now)
-                maxima = [_peak(one.values) for one in measured]
+                rows += measurement_rows(i, self.record, e.texts, measured)
+                maxima = [peak(one.values) for one in measured]
                 self.done[i] = self._experimented(i, e, maxima, [(one.tokens, one.values) for one in measured])
             else:
                 self.done[i] = self._experimented(i, e, self.known.outcomes[i], self.known.carriers.get(i, ()))
@@ -178,23 +178,12 @@ class Pool:
             )
         return rows
 
-    def _outcome(self, identity: str, edit: Edit, measured: Sequence[Activations], now: float) -> list[Row]:
-        feature, threshold = self.record.feature, self.record.threshold
-        return [
-            MeasurementRow(
-                identity, feature.dictionary, feature.index, number, text, list(m.tokens), list(m.values), _peak(m.values),
-                _peak(m.values) >= threshold, now,
-            )
-            for number, (text, m) in enumerate(zip(edit.texts, measured, strict=True))
-        ]  # fmt: skip
-
     def _experimented(
         self, identity: str, edit: Edit, maxima: Sequence[float], carriers: Sequence[Carrier]
     ) -> Experimented:
-        fires = float(np.mean([m >= self.record.threshold for m in maxima])) > 0.5
-        weak = not fires and float(np.mean([m > 0 for m in maxima])) > 0.5
+        share, weak = came_out(maxima, self.record.threshold)
         return Experimented(
-            identity, edit.kind, edit.texts, fires, weak,
+            identity, edit.kind, edit.texts, share > 0.5, weak,
             tuple(tuple(tokens) for tokens, _ in carriers), tuple(tuple(values) for _, values in carriers),
             {one.explanation_id: self._p(at, edit) for at, one in enumerate(self.predictors)},
         )  # fmt: skip
@@ -207,7 +196,27 @@ def _pool_name(split: Split, seed: int, predictors: Sequence[Predicts], writer: 
     return name + "".join(f":{reader}" for reader in readers) + (f":written by {writer}" if writer else "")
 
 
-def _peak(values: Sequence[float]) -> float:
+def measurement_rows(
+    identity: str, record: FeatureRecord, texts: Sequence[str], measured: Sequence[Activations]
+) -> list[Row]:
+    """The carriers of one experiment, as they came out now."""
+    feature, now = record.feature, time.time()
+    return [
+        MeasurementRow(
+            identity, feature.dictionary, feature.index, number, text, list(m.tokens), list(m.values), peak(m.values),
+            peak(m.values) >= record.threshold, now,
+        )
+        for number, (text, m) in enumerate(zip(texts, measured, strict=True))
+    ]  # fmt: skip
+
+
+def came_out(maxima: Sequence[float], threshold: float) -> tuple[float, bool]:
+    """The share of carriers that fire, and whether the text is weak, as the view `outcome` has it."""
+    share = float(np.mean([m >= threshold for m in maxima]))
+    return share, share <= 0.5 and float(np.mean([m > 0 for m in maxima])) > 0.5
+
+
+def peak(values: Sequence[float]) -> float:
     """The highest activation among the tokens that predictions are about."""
     return max(values[:WINDOW], default=0.0)
 

@@ -17,7 +17,8 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from glossator.agents.debate.rivals import Rival
+from glossator.agents.debate.rivals import Rival, plain
+from glossator.agents.editor.editor import UNTRIED
 from glossator.agents.explainers.best_of import best_of as draw_candidates
 from glossator.agents.explainers.claims import Candidate, Claim, identity_of, read
 from glossator.agents.graphs.label import freeze, wire
@@ -27,7 +28,6 @@ from glossator.config import CascadeConfig
 if TYPE_CHECKING:
     from langgraph.graph.state import CompiledStateGraph
 
-NOT_ASKED_ABOUT = ("dead", "rare", "dense")
 _TOKENS = ("token", "words")  # items that are about single tokens, and say nothing that they have in common
 
 
@@ -81,9 +81,9 @@ async def route(state: State) -> dict[str, Any]:
     """By what is known before anybody is asked."""
     task, config = state["task"], _config(state)
     on, status = task.ground.on, task.record.status
-    if status in NOT_ASKED_ABOUT or isinstance(on.scene, str):
+    if status in UNTRIED or isinstance(on.scene, str):
         reason = task.record.reason or "no reason given"
-        why = f"{status}: {reason}" if status in NOT_ASKED_ABOUT else str(on.scene)
+        why = f"{status}: {reason}" if status in UNTRIED else str(on.scene)
         none = Candidate(Claim(None, f"no sentence could be chosen: {why}"))
         return step("route", "nothing to choose by", None, why, best=none, over=why)
     outcome, detail = judged(task.lexical, config)
@@ -165,10 +165,6 @@ def join(a: Claim, b: Claim) -> Claim:
     """Both sentences in one."""
     first, second = ((claim.text or "").strip().rstrip(".") for claim in (a, b))
     return Claim(f"{first}; or: {second}.", None, a.scope if a.scope == b.scope else None, a.prompt_id)
-
-
-def plain(text: str) -> str:
-    return " ".join(text.split()).casefold().rstrip(".")
 
 
 def _rival(task: Task, one: Candidate) -> Rival:
