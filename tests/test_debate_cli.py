@@ -8,6 +8,7 @@ import pytest
 
 from glossator.store.store import Store
 from tests import mini
+from tests.llm.server import Plan, Server, serving
 from tests.test_shown import told
 
 pytestmark = pytest.mark.real
@@ -47,6 +48,18 @@ def test_a_feature_without_a_debate_is_told_why(path: Path, capsys: pytest.Captu
     code, said, _ = told(capsys, "debate", path, "--feature", feature)
     assert code == 0
     assert f"no debate: {status}" in said
+
+
+def test_a_debate_that_fails_is_a_failure_of_the_command(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    feature = labelled(path)
+    with serving(Server(plan=Plan(1.0, kinds=("refusal",)))) as server:
+        rivals = ("--hypothesis", "It is about gates.", "--hypothesis", "It is about bridges.")
+        words = ("debate", path, "--feature", feature, *rivals, "--llm", f"openai:double@{server.openai}")
+        code, _, complained = told(capsys, *words)
+    assert code == 1
+    assert "RefusedError" in complained.strip().splitlines()[-1] and "Traceback" not in complained
+    with Store(path, create=False) as store:
+        assert store.sql("SELECT error FROM failure WHERE stage = 'debate'") == [("RefusedError",)]
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ from glossator.commands.common import (
     opened,
     out,
 )
+from glossator.errors import GlossatorError
 
 if TYPE_CHECKING:
     from glossator.agents.run import Run
@@ -174,6 +175,8 @@ def debate(
         index = parse_feature(feature, run.poles)
         config = DebateConfig(budget=budget_experiments)
         (held,) = hold(run, [index], hypothesis or [], config, llm, asking)
+        if held.failed:
+            raise GlossatorError(f"feature {run.name(index)}: the debate {held.reason}; more in FROM failure")
         shown = f"feature {run.name(index)}: no debate: {held.reason}"
         out.print(
             shown if held.debate_id is None else transcript(run, held.debate_id), soft_wrap=held.debate_id is None

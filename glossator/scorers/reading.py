@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -81,11 +82,18 @@ def few(sample: Sample, n: int, seed: int) -> Sample:
     """At most n of its windows, by a hash of their text; where there are top windows, a third of them. Weights make up for those left out."""
     if len(sample.windows) <= n:
         return sample
-    keys = [content_id(seed, ids.tolist()) for ids in sample.windows.ids]
-    order = np.asarray(sorted(range(len(keys)), key=lambda i: keys[i]), int)
+    ids = np.ascontiguousarray(sample.windows.ids)
+    places = (_place(seed, one.tobytes(), ids.dtype) for one in ids)
+    order = np.argsort(np.fromiter(places, np.uint64, len(ids)), kind="stable")
     top, rest = (order[(sample.stratum[order] == "top") == is_top] for is_top in (True, False))
     n_top = min(len(top), max(n // _TOP_SHARE, n - len(rest)))
     parts = [(top, n_top), (rest, n - n_top)]
     weight = np.concatenate([sample.weight[part[:k]] * (len(part) / max(k, 1)) for part, k in parts])
     kept = sample.take(np.concatenate([part[:k] for part, k in parts]))
     return replace(kept, weight=weight)
+
+
+@lru_cache(maxsize=1 << 15)  # all features of a dictionary share its background, of some thousands of windows
+def _place(seed: int, ids: bytes, dtype: np.dtype[Any]) -> int:
+    """Of a window among others, by a hash of its text."""
+    return int(content_id(seed, np.frombuffer(ids, dtype).tolist()), 16)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from glossator.agents.explainers.claims import Claim
-from glossator.agents.graphs.cascade import join, judged
-from glossator.agents.graphs.state import Lexical
+from glossator.agents.graphs.cascade import cascade_graph, join, judged
+from glossator.agents.graphs.explainers import prepared
+from glossator.agents.graphs.state import Lexical, walk
 from glossator.agents.run import Run
 from glossator.config import BestOfConfig, CascadeConfig
 from glossator.errors import ProviderError
@@ -17,7 +19,19 @@ from glossator.llm.oracle import OracleLLM
 from glossator.llm.scripted import ScriptedLLM
 from glossator.types import Request
 from tests.agents.explained import ABSTAINS, asked, claim, writer
-from tests.agents.graphing import BEAR, BROAD, NARROW, TRUE, WRONG, Subject, subject, through_cascade, way
+from tests.agents.graphing import (
+    BEAR,
+    BROAD,
+    LABEL,
+    NARROW,
+    TRUE,
+    WRONG,
+    Subject,
+    reading,
+    subject,
+    through_cascade,
+    way,
+)
 
 GOOD = Lexical("Fires on the token bear after polar.", ("after",), 0.93)
 REFUSED = RawReply("I would rather not", "refusal", None, "m")
@@ -68,6 +82,17 @@ def test_nobody_is_asked_about_a_rule_that_stands_and_nothing_is_written_for_it(
     assert found.best is None and not found.candidates and not llm.requests
     assert found.how == "lexical stands: simulation 0.93 on select, at least 0.90"
     assert way(found) == [("route", "lexical stands")] and found.steps[0].value == 0.93
+
+
+def test_where_a_rule_stands_no_window_is_drawn_and_no_question_made(run: Run) -> None:
+    run.store.execute(f"DELETE FROM exemplar WHERE feature = {BEAR}")  # so that neither could be
+    (record,) = run.records([BEAR])
+    llm = writer(lambda _: claim(WRONG))
+    with pytest.raises(KeyError):
+        prepared("cascade", run, record, LABEL, llm.name)
+    task = prepared("cascade", run, record, LABEL, llm.name, asked=False)
+    stands = task(llm, reading(run, llm), lexical=GOOD, cascade=CascadeConfig())
+    assert way(asyncio.run(walk(cascade_graph(), stands))) == [("route", "lexical stands")]
 
 
 @pytest.mark.parametrize("status", ["rare", "dense"])

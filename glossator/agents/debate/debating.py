@@ -41,6 +41,7 @@ class Held:
     feature: int
     debate_id: str | None
     reason: str | None = None
+    failed: bool = False
 
 
 @dataclass(frozen=True)
@@ -171,4 +172,4 @@ async def _failed(run: Run, before: Before, job: _Job, error: Exception, run_id:
     f = job.record.feature
     if rows := before.failure_rows(f, [("debate", error)], 0, run_id):
         await run.store.put(*rows)
-    return Held(f.index, None, f"failed: {type(error).__name__}: {error}")
+    return Held(f.index, None, f"failed: {type(error).__name__}: {error}", failed=True)

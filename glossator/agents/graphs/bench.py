@@ -80,7 +80,8 @@ class Bench:
         from glossator.agents.editor.probe import known_outcomes  # with torch: where all rules stand it is not needed
         from glossator.harness.measurer import Measurer
 
-        self.run.say("loading the subject, to try sentences on it")
+        if not self.run.at_hand:
+            self.run.say("loading the subject, to try sentences on it")
         subject, dictionary = self.run.model()
         self._known = known_outcomes(self.run, list(self.features))
         self._causal = subject.causal

@@ -28,6 +28,7 @@ from glossator.config import CascadeConfig
 if TYPE_CHECKING:
     from langgraph.graph.state import CompiledStateGraph
 
+STANDS = "lexical stands"
 _TOKENS = ("token", "words")  # items that are about single tokens, and say nothing that they have in common
 
 
@@ -43,7 +44,7 @@ def cascade_graph() -> CompiledStateGraph[State, None, State, State]:
         graph.add_node(name, node)
     graph.add_edge(START, "route")
     graph.add_conditional_edges(
-        "route", after_route, {"escalated": "draft", "nothing to choose by": "freeze", "lexical stands": END}
+        "route", after_route, {"escalated": "draft", "nothing to choose by": "freeze", STANDS: END}
     )
     graph.add_conditional_edges("best_of", after_best_of, {"two lie close": "debate", "settled": "freeze"})
     graph.add_edge("debate", "freeze")
@@ -56,7 +57,7 @@ def cascade_graph() -> CompiledStateGraph[State, None, State, State]:
 
 def after_route(state: State) -> str:
     if state["stands"] is not None:
-        return "lexical stands"
+        return STANDS
     return "nothing to choose by" if state["over"] else "escalated"
 
 
@@ -80,16 +81,17 @@ def after_best_of(state: State) -> str:
 async def route(state: State) -> dict[str, Any]:
     """By what is known before anybody is asked."""
     task, config = state["task"], _config(state)
-    on, status = task.ground.on, task.record.status
-    if status in UNTRIED or isinstance(on.scene, str):
+    status, scene = task.record.status, task.ground.on.scene
+    outcome, detail = judged(task.lexical, config)
+    if outcome == STANDS and status not in UNTRIED:
+        assert task.lexical is not None  # nothing else stands
+        return step("route", outcome, task.lexical.value, detail, stands=f"{STANDS}: {detail}")
+    if status in UNTRIED or isinstance(scene, str):
         reason = task.record.reason or "no reason given"
-        why = f"{status}: {reason}" if status in UNTRIED else str(on.scene)
+        why = f"{status}: {reason}" if status in UNTRIED else str(scene)
         none = Candidate(Claim(None, f"no sentence could be chosen: {why}"))
         return step("route", "nothing to choose by", None, why, best=none, over=why)
-    outcome, detail = judged(task.lexical, config)
-    value = None if task.lexical is None else task.lexical.value
-    stands = f"lexical stands: {detail}" if outcome == "lexical stands" else None
-    return step("route", outcome, value, detail, stands=stands)
+    return step("route", outcome, None if task.lexical is None else task.lexical.value, detail)
 
 
 def judged(rule: Lexical | None, config: CascadeConfig) -> tuple[str, str]:
@@ -103,7 +105,7 @@ def judged(rule: Lexical | None, config: CascadeConfig) -> tuple[str, str]:
         return "weak rule", f"simulation {shown} on select, under {config.stands:.2f}"
     if len(rule.kinds) > config.list_items and set(rule.kinds) <= set(_TOKENS):
         return "list of tokens", f"{len(rule.kinds)} items, all for single tokens"
-    return "lexical stands", f"simulation {rule.value:.2f} on select, at least {config.stands:.2f}"
+    return STANDS, f"simulation {rule.value:.2f} on select, at least {config.stands:.2f}"
 
 
 async def best_of(state: State) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from glossator.agents.explainers import best_of, refine
-from glossator.agents.explainers.claims import Explainer, Found, Job, draft_of, material
+from glossator.agents.explainers.claims import Claim, Explainer, Found, Job, Material, draft_of, material
 from glossator.agents.graphs.bench import Bench
-from glossator.agents.graphs.cascade import cascade_graph
+from glossator.agents.graphs.cascade import STANDS, cascade_graph, judged
 from glossator.agents.graphs.label import label_graph
 from glossator.agents.graphs.state import Lexical, State, Task, Tries, walk, without_test
 from glossator.agents.run import Run
@@ -59,10 +59,13 @@ def cascade_explainer(run: Run, config: CascadeConfig, model: str) -> Explainer:
     bench, rules = _Open(), lexical_rules(run)
 
     def prepare(record: FeatureRecord) -> Job:
-        task = prepared("cascade", run, record, config.label, model)
-        questions = best_of.candidate_questions(record, run.lexicon.vocabulary, config.best_of)  # of `explain` alone
         known = rules.get(record.feature.index)
-        whole = partial(task, good=config.good, lexical=known, questions=questions, cascade=config)
+        asked = judged(known, config)[0] != STANDS  # most features are not asked about, and need no questions
+        task = prepared("cascade", run, record, config.label, model, asked=asked)
+        drawn = (
+            best_of.candidate_questions(record, run.lexicon.vocabulary, config.best_of) if asked else ()
+        )  # of `explain`
+        whole = partial(task, good=config.good, lexical=known, questions=drawn, cascade=config)
         return _job(cascade_graph(), whole, bench)
 
     prompts = tuple(dict.fromkeys((*_prompts(config.label), contrastive.prompt())))
@@ -118,13 +121,17 @@ def _opening(
     return opened
 
 
-def prepared(graph: str, run: Run, record: FeatureRecord, config: LabelConfig, model: str) -> partial[Task]:
-    """A task that lacks the models alone."""
+def prepared(
+    graph: str, run: Run, record: FeatureRecord, config: LabelConfig, model: str, *, asked: bool = True
+) -> partial[Task]:
+    """A task that lacks the models alone; not asked: and windows and questions."""
     vocabulary, seen = run.lexicon.vocabulary, without_test(record)
-    draft = draft_of(run, seen, model) or oneshot.render(seen, vocabulary, config.refine.draft)
+    if not asked:
+        on = Material(record.feature, record.threshold, config.refine.by, "nobody is asked")
+        return partial(Task, graph, seen, refine.Ground(Claim(None), on, 0.0, ()), vocabulary, config)
     on = material(run, seen, config.refine.by, config.refine.reading)
-    ground = refine.ground(seen, draft, on, config.refine)
-    return partial(Task, graph, seen, ground, vocabulary, config)
+    draft = draft_of(run, seen, model) or oneshot.render(seen, vocabulary, config.refine.draft)
+    return partial(Task, graph, seen, refine.ground(seen, draft, on, config.refine), vocabulary, config)
 
 
 def _job(graph: CompiledStateGraph[State, None, State, State], task: partial[Task], bench: _Open) -> Job:

@@ -165,8 +165,8 @@ class Comparer:
         todo = [f for f in asked if f in self.wanted or self.plan.others[f]]
         found: dict[int, _Found] = {}
 
-        async def one(record: FeatureRecord) -> None:
-            found[record.feature.index] = await self._one(record)
+        async def one(work: tuple[FeatureRecord, AnyScene | str]) -> None:
+            found[work[0].feature.index] = await self._one(*work)
 
         await in_progress(
             self._records(todo), len(todo), in_hand, one,
@@ -177,14 +177,14 @@ class Comparer:
             kind = type(found[index].failed[0][1]).__name__ if found[index].failed else "compared"
             tally[f"{self.scorer} beside other labels", kind] += 1
 
-    def _records(self, features: Sequence[int]) -> Iterator[FeatureRecord]:
-        yield from self.run.records(features)
+    def _records(self, features: Sequence[int]) -> Iterator[tuple[FeatureRecord, AnyScene | str]]:
+        for record in self.run.records(features):
+            yield record, scene_of(self.run, record, self.scorer, "test", self.config)
 
     # ------------------------------------------------------------------ one feature
 
-    async def _one(self, record: FeatureRecord) -> _Found:
+    async def _one(self, record: FeatureRecord, shown: AnyScene | str) -> _Found:
         index, found = record.feature.index, _Found(record.feature)
-        shown = scene_of(self.run, record, self.scorer, "test", self.config)
         if isinstance(shown, str):
             found.failed.append(("windows", ValueError(f"{shown}, where there was a score: harvested anew?")))
             return found
