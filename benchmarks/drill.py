@@ -2,7 +2,8 @@
 
 The command line itself on the demo subject: 200 features through the cascade, the editor with a model, detection and comparisons,
 while another process queries the run file all the time. Compared are labels, scores, experiments, predictions and comparisons, row by
-row; times, run ids and attempts are not. The server repeats no answer by itself: what it was asked twice is counted, too.
+row; times, run ids and attempts are not. The night that is left alone is one wave, the one that is killed goes in waves of a quarter
+of the features: they must not differ by that either. The server repeats no answer by itself: what it was asked twice is counted, too.
 
     python -m benchmarks.drill                      harvests 110,000 tokens first
     python -m benchmarks.drill --run RUN.duckdb     starts from copies of a harvested run file
@@ -33,6 +34,7 @@ report = "report.html"
 [features]
 which = "0-{last}"
 order = "density desc"
+wave = {wave}
 [explain]
 explainer = "{explainer}"
 [probe]
@@ -45,11 +47,12 @@ concurrency = {concurrency}
 """
 
 
-def night(folder: Path, server: Server, args: argparse.Namespace) -> list[str]:
+def night(folder: Path, server: Server, args: argparse.Namespace, wave: str) -> list[str]:
     """A night.toml, and the command that runs it."""
     path = folder / "night.toml"
     given = {
         "last": args.features - 1,
+        "wave": wave,
         "explainer": args.explainer,
         "probe": args.probe,
         "concurrency": args.concurrency,
@@ -98,11 +101,11 @@ def main() -> None:
             one.mkdir()
             shutil.copy(start, one / "run.duckdb")
         began = time.monotonic()
-        finish(night(whole, alone, args))
+        finish(night(whole, alone, args, '"all"'))
         seconds = time.monotonic() - began
         console.print(f"left alone: {seconds:.0f} s, {len(alone.seen):,} attempts at the server")
         share = max(1, len(alone.seen) // (args.kills + 1))
-        command = night(killed, server, args)
+        command = night(killed, server, args, str(max(1, args.features // 4)))
         table = Table("kill", "after, s", "attempts at the server so far")
         with looking(killed / "run.duckdb", folder / "looks"):
             for number in range(args.kills):

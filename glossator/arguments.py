@@ -263,6 +263,29 @@ def parse_feature(text: str, poles: int | None = None) -> int:
     return found[0]
 
 
+def check_search(words: str | None, similar: str | None, similar_to: str | None, others: Mapping[str, object]) -> None:
+    """Flags of `search` that go together, or do not. `others`: those that are for vectors alone."""
+    asked = [("words", words), ("--similar", similar), ("--similar-to", similar_to)]
+    given = [name for name, value in asked if value is not None]
+    if len(given) != 1:
+        said = (
+            f"{' and '.join(given)}: give one of them" if given else "what for? give words, --similar or --similar-to"
+        )
+        raise UsageError(f"search: {said}")
+    for name, value in others.items():
+        if value is not None and (words is not None or (name == "dictionary" and similar is not None)):
+            goes = "--similar-to" if name == "dictionary" else "--similar or --similar-to"
+            raise UsageError(f"--{name} {value}: goes with {goes}; leave it out")
+
+
+def similar_feature(text: str | None, poles: int | None) -> int:
+    """The feature of `search --similar-to`."""
+    try:
+        return parse_feature(text or "", poles)
+    except UsageError as error:
+        raise UsageError(re.sub("^--features?", "--similar-to", str(error))) from None
+
+
 def parse_shard(text: str) -> tuple[int, int]:
     """`2/4`: the second of four. Raises UsageError."""
     written = re.fullmatch(r"(\d+)/(\d+)", text)

@@ -8,7 +8,7 @@ from glossator.errors import GlossatorError
 
 __all__ = ["app", "exchange", "labelling", "main", "making", "night", "reading", "scoring", "tools"]
 _ORDER = (  # in which the help names them: as a job goes
-    "init", "run", "status", "demo", "harvest", "merge", "label", "probe", "debate", "score", "rate", "validate", "sql", "search", "show", "inspect", "report", "export", "import_", "doctor", "version",
+    "init", "run", "status", "demo", "harvest", "merge", "label", "probe", "debate", "score", "rate", "validate", "sql", "search", "embed", "show", "inspect", "report", "export", "import_", "doctor", "version",
 )  # fmt: skip
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
 app.registered_commands.sort(key=lambda command: _ORDER.index(getattr(command.callback, "__name__", "")))

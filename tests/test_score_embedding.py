@@ -55,5 +55,8 @@ def test_labels_are_scored_marked_as_dependent_and_left_as_they_are(mini_run: Pa
         assert {feature for feature, *_ in rows} == labelled - rare and len(rows) == 4 * len(labelled - rare) > 0
         assert all(model == "all-MiniLM-L6-v2" and note.startswith(DEPENDENT) for _, model, note, _ in rows)
         assert any(value is not None for *_, value in rows)
+        read = "SELECT DISTINCT label FROM label JOIN label_vector v ON v.text = label WHERE encoder = 'all-MiniLM-L6-v2' AND feature = ANY(?)"
+        found = {text for (text,) in store.sql(read, [few])}
+        assert found >= {text for f, text, *_ in before if f in labelled - rare}  # for `search --similar`
     done = glossator("score", path, "--scorer", "embedding", "--embedder", tmp_path)
     assert done.returncode == 2 and "cannot be loaded" in done.stderr

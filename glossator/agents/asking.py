@@ -6,6 +6,7 @@ be said. A run that nobody could answer has nothing to account for, and ends wit
 
 from __future__ import annotations
 
+import gc
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -62,10 +63,12 @@ def ask_several(
     async def whole(work: WorkOfSeveral) -> None:
         async with open_llms(specs, books, llm, run.say) as models:
             run.asking = models
+            gc.freeze()  # what torch and the SDKs have made is not walked again while replies wait: 0.3 s each time
             try:
                 await work(models, llm.features_in_hand(batched=any(map(in_batches, asked))))
             finally:
                 run.asking = ()
+                gc.unfreeze()
 
     def said() -> str:
         materialise_labels(run.store)

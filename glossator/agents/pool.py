@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from glossator.errors import StoreError
+from glossator.llm.limiter import TURN
 
 _AHEAD = 4  # one for so many in hand
 _Item = TypeVar("_Item")
@@ -67,7 +68,7 @@ async def in_progress(
                 begun += 1
                 if begun + len(ahead) < total:
                     ahead.append(loop.run_in_executor(thread, next, items))
-                working.add(asyncio.ensure_future(_task(work, item)))
+                working.add(asyncio.ensure_future(_task(work, item, begun)))
                 continue
             ready, working = await asyncio.wait(working, return_when=asyncio.FIRST_COMPLETED)
             progress(begun - len(working), total)
@@ -84,5 +85,6 @@ async def in_progress(
         await asyncio.to_thread(thread.shutdown, cancel_futures=True)
 
 
-async def _task(work: Callable[[_Item], Awaitable[None]], item: _Item) -> None:
+async def _task(work: Callable[[_Item], Awaitable[None]], item: _Item, number: int) -> None:
+    TURN.set(number)
     await work(item)

@@ -46,6 +46,7 @@ class Run:
     ) -> None:
         """`model`: subject and dictionary that are at hand already, or doubles; loaded when needed otherwise."""
         self._model = model
+        self._keeps = False
         self.store, self.progress, self.say = store, progress, say
         self.asking: Sequence[LLM] = ()  # whom questions are sent to at this moment
         self.dictionary = reading.the_dictionary(store, dictionary)
@@ -140,7 +141,23 @@ class Run:
             raise UsageError(
                 f"{self.store.path}: the model or dictionary on disk is not the one that was harvested; harvest again"
             )
+        if self._keeps:
+            self._model = subject, dictionary
         return subject, dictionary
+
+    @property
+    def at_hand(self) -> bool:
+        """Whether subject and dictionary are there already."""
+        return self._model is not None
+
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Within, subject and dictionary are loaded once at most, for stages that come again and again; then they are let go."""
+        given, self._keeps = self._model, True
+        try:
+            yield
+        finally:
+            self._model, self._keeps = given, False
 
     @contextmanager
     def stage(self, name: str, *configs: Any) -> Iterator[str]:

@@ -29,12 +29,20 @@ def export(
     ] = "jsonl",
     features: Chosen = None,
     dictionary: Which = None,
+    imported: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="With --format neuronpedia: write what `import` stored under this name, as it was read.",
+        ),
+    ] = None,
 ) -> None:
     """Write labels and what is known of features for other tools.
 
-    Windows are those of the split explain alone, so that labels written from them can be scored on test. Labels of others
-    are not written. Neuronpedia's files hold no splits, thresholds, scores, rules or negative poles; JSON lines hold the
-    label and its scores, no other explanations or windows; Parquet holds every view with all of its columns.
+    Windows are those of the split explain alone, so that labels written from them can be scored on test. What others wrote is
+    not written, but with --imported, which gives an imported Neuronpedia export back field by field. Neuronpedia's files
+    hold no splits, thresholds, scores, rules or negative poles; JSON lines hold the label and its scores, no other
+    explanations or windows; Parquet holds every view with all of its columns, `published` too.
     """
     from glossator.exchange import export as write
     from glossator.store.reading import open_for_reading
@@ -43,7 +51,8 @@ def export(
     with open_for_reading(path, err.print) as reader:
         names = dictionaries(reader) if form == "parquet" and features is None else []  # which takes all of them
     with looked_at(path, dictionary or next(iter(names), None)) as run:
-        said = write(run, form, to, parse_features(features, run.poles), whole=dictionary is None)
+        chosen = parse_features(features, run.poles)
+        said = write(run, form, to, chosen, whole=dictionary is None, imported=imported)
         out.print(said, soft_wrap=True)
 
 
@@ -60,13 +69,16 @@ def import_(
     dictionary: Which = None,
     name: Annotated[
         str | None,
-        typer.Option(help="What the set of labels is called, after `imported:`; the file's name if not given."),
+        typer.Option(
+            help="What the import is called, labels after `imported:`; the file's or folder's name if not given."
+        ),
     ] = None,
 ) -> None:
-    """Store labels that others wrote, and the scores they gave them, without scoring them.
+    """Store labels that others wrote, the scores they gave them, and what they published of features, without scoring it.
 
     Labels become a set of their own, which `score --labels` scores. Their scores are marked as theirs (split `theirs`) and
-    stand in no view. Features and activations of a Neuronpedia export are compared with this run's, and not stored.
+    stand in no view. Features, activations and explanations of a Neuronpedia export are kept as they are in tables of their
+    own (the view `published` has them beside ours), each file once and whole or not at all, and compared with this run's.
     """
     from glossator.agents.run import Run
     from glossator.exchange import import_files

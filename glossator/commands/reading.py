@@ -1,4 +1,4 @@
-"""Commands that read a run file: sql, search, show, inspect, report."""
+"""Commands that read a run file: sql, search, show, inspect, report; and embed, which search by meaning needs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,18 @@ from typing import Annotated
 
 import typer
 
-from glossator.arguments import parse_feature
-from glossator.commands.common import RunFile, Which, app, err, example, looked_at, out, quiet_pipes
+from glossator.arguments import check_search, parse_feature, similar_feature
+from glossator.commands.common import RunFile, Which, app, err, example, looked_at, out, quiet_pipes, written
 from glossator.errors import UsageError
+
+Encoder = Annotated[
+    Path | None,
+    typer.Option(
+        "--embedder",
+        metavar="FOLDER",
+        help="A sentence-transformers folder; all-MiniLM-L6-v2 of the extra demo if not given.",
+    ),
+]
 
 
 @app.command(
@@ -49,17 +58,58 @@ def sql(
 @app.command(epilog=example('search run.duckdb "golden gate bridge"'))
 def search(
     path: RunFile,
-    words: Annotated[str, typer.Argument(help="Words that a label should hold.")],
+    words: Annotated[str | None, typer.Argument(help="Words that a label should hold.")] = None,
+    similar: Annotated[
+        str | None, typer.Option("--similar", metavar="TEXT", help="Labels that mean something like this, instead.")
+    ] = None,
+    similar_to: Annotated[
+        str | None,
+        typer.Option(
+            "--similar-to", metavar="FEATURE", help="Labels that mean something like that of this feature, instead."
+        ),
+    ] = None,
+    dictionary: Annotated[
+        str | None, typer.Option("--dictionary", help="With --similar-to: whose feature it is, if the run has several.")
+    ] = None,
+    embedder: Encoder = None,
     limit: Annotated[int, typer.Option(help="How many labels to show.", min=1)] = 20,
 ) -> None:
-    """Labels that hold the words, those first that suit best where the file has a full-text index, then best simulation."""
+    """Labels that hold the words, those first that suit best where the file has a full-text index, then best simulation.
+
+    With --similar or --similar-to: labels by meaning, nearest first, by the cosine of a sentence encoder's vectors, which
+    `embed` and `score --scorer embedding` store. All dictionaries of the run file are searched.
+    """
+    from glossator import pipeline
+    from glossator.agents.run import Run
     from glossator.store.extensions import SEARCH
     from glossator.store.output import render
     from glossator.store.reading import open_for_reading
     from glossator.store.search import search as found
 
+    check_search(words, similar, similar_to, {"dictionary": dictionary, "embedder": embedder})
+    if words is None:
+        with open_for_reading(path, err.print, live=True) as reader:
+            if similar is not None:
+                near, lacking = pipeline.search_similar(reader, similar, limit, embedder)
+            else:
+                run = Run(reader, dictionary)
+                near, lacking = pipeline.search_similar_to(run, similar_feature(similar_to, run.poles), limit, embedder)
+            render(near.to_reader(), "table", out)
+        if lacking:
+            err.print(lacking)
+        return
     with open_for_reading(path, err.print, live=True, current=False, extensions=SEARCH) as reader:
         render(found(reader, words, limit).to_reader(), "table", out)
+
+
+@app.command(epilog=example("embed run.duckdb"))
+def embed(path: RunFile, embedder: Encoder = None) -> None:
+    """Store what a sentence encoder makes of each label, for `search --similar`; labels that have a vector are left alone."""
+    from glossator import pipeline
+    from glossator.progress import bars
+
+    with written(path) as store, bars(err) as progress:
+        out.print(pipeline.embed(store, embedder, progress), soft_wrap=True)
 
 
 @app.command(epilog=example("show run.duckdb 17"))

@@ -22,6 +22,7 @@ from glossator.config.base import Config
 from glossator.config.harvest import Recipe, harvest_recipe
 from glossator.config.toml_lines import Place, line_of, lines_of
 from glossator.errors import UsageError
+from glossator.types import visible
 
 Whole = Annotated[int, Strict()]
 Number = Annotated[float, Strict()]
@@ -33,17 +34,17 @@ class SubjectSection(Config):
     model: str = ""
     dictionaries: tuple[str, ...] = ()
     hooks: tuple[str, ...] = ()  # one for each dictionary, one for all, or none
-    device: str = "cpu"
+    device: str = Field(default="cpu", pattern=r"^(cpu|mps|(cuda|xpu)(:\d+)?)$")
 
 
 class CorpusSection(Config):
     text: tuple[str, ...] = ()
     tokens: Whole | None = Field(default=None, ge=1)
-    context_size: Whole | None = Field(default=None, ge=16)
+    context_size: Whole | None = Field(default=None, ge=16, le=1 << 20)
 
 
 class HarvestSection(Config):
-    workers: Whole = Field(default=1, ge=1)
+    workers: Whole = Field(default=1, ge=1, le=1024)
     near_misses: tuple[str, ...] = ("overlap",)
     controls: tuple[str, ...] = ()
 
@@ -57,6 +58,9 @@ class FeaturesSection(Config):
     first: Whole | None = Field(default=None, ge=1)  # no more than so many, in that order
     controls: Whole = Field(default=100, ge=1)
     seed: Whole = 0
+    wave: Annotated[int, Strict(), Field(ge=1)] | Literal["all"] | None = (
+        None  # asked about together; see night/waves.py
+    )
 
 
 class ExplainSection(Config):
@@ -78,13 +82,13 @@ class LLMSection(Config):
     writer: str | None = None
     reader: str | None = None  # who reads labels; the writer if not given
     concurrency: Whole = Field(default=64, ge=1)
-    timeout: Number = Field(default=180.0, gt=0)
+    timeout: Number = Field(default=180.0, gt=0, le=86_400)
     effort: str | None = None
     prices: str | None = None
 
 
 class LimitsSection(Config):
-    usd: Number | None = Field(default=None, gt=0)
+    usd: Number | None = Field(default=None, gt=0, allow_inf_nan=False)
     tokens: Whole | None = Field(default=None, gt=0)
     deadline: str | Annotated[datetime.time, Strict()] | Annotated[datetime.datetime, Strict()] | None = None
 
@@ -169,7 +173,7 @@ class Mistake:
 
     def __str__(self) -> str:
         where = f"line {self.line}: " if self.line else ""
-        return f"{where}{self.key}: {self.message}" if self.key else f"{where}{self.message}"
+        return visible(f"{where}{self.key}: {self.message}" if self.key else f"{where}{self.message}")
 
 
 @dataclass(frozen=True)
@@ -195,7 +199,7 @@ class Written:
 def read_night(path: Path) -> Written:
     """Raises UsageError for a file that cannot be read, or is no TOML; all else that is wrong is in `mistakes`."""
     try:
-        text = path.read_text(encoding="utf-8").replace("\r\n", "\n")
+        text = path.read_text(encoding="utf-8-sig").replace("\r\n", "\n")
         content = tomllib.loads(text)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}); write one with glossator init") from error
@@ -256,10 +260,14 @@ def _told(error: Any) -> tuple[Place, str]:
     }.get(kind)  # fmt: skip
     if place == ("limits", "deadline"):
         what = 'a time such as "07:00", or how long, such as "8h"'
+    if place == ("features", "wave"):
+        what = 'a number of features, at least 1, or "all"'
     if what:
         return place, f"{_shown(given)} is not {what}"
     if kind == "literal_error":
         return place, f"{_shown(given)}: write one of {about['expected'].replace(' or ', ', ')}"
+    if kind == "string_pattern_mismatch":
+        return place, f"{_shown(given)}: write cpu, cuda, cuda:0, or mps"  # there is one with a pattern
     said = error["msg"].replace("Input should be", "must be")
     return place, f"{_shown(given)}: {said[0].lower()}{said[1:]}"
 

@@ -18,7 +18,7 @@ import numpy as np
 from glossator.agents.others.imported import PREFIX
 from glossator.agents.run import Run
 from glossator.errors import UsageError
-from glossator.exchange import lines, neuronpedia
+from glossator.exchange import lines, neuronpedia, published
 from glossator.store.records import check_features
 from glossator.types import PAD, WINDOW, content_id
 
@@ -29,15 +29,28 @@ _PER_OCTAVE, _LOWEST = 8, -16  # the bins of `feature.histogram`, as harness/sta
 _DIGITS = 6
 
 
-def export(run: Run, form: str, out: Path, features: Sequence[int] | None = None, *, whole: bool = True) -> str:
+def export(
+    run: Run,
+    form: str,
+    out: Path,
+    features: Sequence[int] | None = None,
+    *,
+    whole: bool = True,
+    imported: str | None = None,
+) -> str:
     """Write the run's dictionary, or some features of it, to `out`; returns what was written, in words.
 
     whole: with Parquet, views of the whole run file where no features are named, else of this dictionary alone.
+    imported: what others published instead, as it was imported under that name; so far in Neuronpedia's files alone.
     Raises UsageError where `out` cannot be written, FeatureError for features that there are not.
     """
     writers: dict[str, Callable[..., str]] = {"neuronpedia": _neuronpedia, "parquet": _parquet}
     if form != "jsonl" and form not in writers:
         raise UsageError(f"--format {form}: known are {', '.join(FORMATS)}")
+    if imported is not None:
+        if form != "neuronpedia":
+            raise UsageError(f"--imported {imported}: is written as it was read; add --format neuronpedia")
+        writers[form] = lambda run, out, features, whole: published.write(run, out, imported, features, whole=whole)
     if features is not None:
         check_features(run.store, run.dictionary, features)
     if not out.absolute().parent.is_dir():

@@ -1,7 +1,8 @@
-"""Files of other tools taken into a run file: labels as sets of their own, scores marked as theirs, features compared.
+"""Files of other tools taken into a run file: labels as sets of their own, scores marked as theirs, what was published of features.
 
-All files are read before anything is stored, and each part is stored in one transaction. Labels take the place of an earlier
-import under the same name, and are stored unscored: `glossator score --labels` scores them on this run's windows.
+All labels and scores are read before anything is stored. Labels take the place of an earlier import under the same name,
+and are stored unscored: `glossator score --labels` scores them on this run's windows. Neuronpedia's files are kept as they
+are besides, file by file (published.py), and compared with this run (agreement.py).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from glossator.agents.others.score_imported import LabelFiles, store_labels
 from glossator.agents.run import Run
 from glossator.config import ImportConfig
 from glossator.errors import UsageError
-from glossator.exchange import agreement, neuronpedia, theirs
+from glossator.exchange import agreement, neuronpedia, published, theirs
 from glossator.exchange.theirs import Theirs
 from glossator.rows import ScoreRow
 
@@ -33,6 +34,8 @@ class _Found:
     scores: Path | None = None  # Delphi's folder
     features: Path | None = None
     activations: Path | None = None
+    explanations: Path | None = None  # Neuronpedia's, which are labels too
+    beside: tuple[str, ...] = ()  # files of the folder that are none of these
 
 
 def import_files(run: Run, paths: Sequence[Path], only: str | None = None, name: str | None = None) -> str:
@@ -46,16 +49,16 @@ def import_files(run: Run, paths: Sequence[Path], only: str | None = None, name:
         raise UsageError("--name: names one set of labels; import the other files by themselves")
     labels: list[Imported] = []
     scores: list[Theirs] = []
-    said: list[str] = []
     for one in found:
-        said += _compared(run, one, known)
         if one.labels is None:
             continue
         labels.append(read_labels(one.labels, known, name))
+        one.explanations = one.labels if labels[-1].form == "Neuronpedia" else None
         scores.append(theirs.of_labels(labels[-1]))
         if one.scores is not None:
             scores.append(theirs.of_delphi(one.scores, labels[-1], known))
     _check_names(labels)
+    said = [line for one in found for line in _published(run, one, known, name)]
     if labels:
         said.append(store_labels(run, LabelFiles(tuple(labels), tuple(known))))
         said += _store_scores(run, labels, scores)
@@ -72,9 +75,10 @@ def _look(path: Path) -> _Found:
         )
     if not inside:
         kind = neuronpedia.kind_of(path)
-        setattr(found, kind or "labels", path)
+        setattr(found, "labels" if kind in (None, "explanations") else kind, path)
         return found
     found.features, found.activations = inside.get("features"), inside.get("activations")
+    found.beside = tuple(sorted(file.name for file in path.iterdir() if file.name.endswith((".jsonl", ".jsonl.gz"))))
     if "explanations" in inside:
         found.labels, found.scores = path, inside.get("scores")
     elif "scores" in inside:
@@ -82,12 +86,22 @@ def _look(path: Path) -> _Found:
     return found
 
 
-def _compared(run: Run, one: _Found, known: dict[str, Extent]) -> list[str]:
-    said = []
-    if one.features is not None:
-        said.append(agreement.features_agree(run.store, one.features, known))
-    if one.activations is not None:
-        said.append(agreement.activations_agree(run.store, one.activations, known))
+def _published(run: Run, one: _Found, known: dict[str, Extent], name: str | None) -> list[str]:
+    """Keep Neuronpedia's files as they are, and say how they go with this run."""
+    parts = {kind: path for kind in published.KINDS if (path := getattr(one, kind)) is not None}
+    if not parts:
+        return []
+    source, said = published.source_of(one.path, name), []
+    with run.stage("import published", ImportConfig(files=(one.path.name,))) as run_id:
+        for kind, path in parts.items():
+            inner = path / kind if (path / kind).is_dir() else path
+            said.append(published.store_files(run, published.KINDS[kind], inner, source, known, run_id))
+            if kind == "features":
+                said.append(agreement.features_agree(run.store, source))
+            elif kind == "activations":
+                said.append(agreement.activations_agree(run.store, source))
+    if one.beside:
+        said.append(f"{one.path}: {', '.join(one.beside)}: left out; they say nothing of features")
     return said
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from glossator.config import demo_model
 from glossator.errors import UsageError
 from glossator.harness.weights import digest_of, fits
-from glossator.types import Floats, Ints
+from glossator.types import Floats, Ints, content_id
 
 _LONGEST = 256  # tokens, special ones included, where the folder does not say
 _MOST = 512  # tokens that are read of a text whatever the folder says
@@ -103,6 +103,12 @@ class Embedder:
     @cached_property
     def weights(self) -> str:
         return digest_of(self._model, self._made_up)
+
+    @cached_property
+    def identity(self) -> str:
+        """Of all that shapes a row, but for the precision: two encoders of one name are told apart."""
+        recipe = self.recipe
+        return content_id(self.weights, recipe.pooling, self._longest, recipe.lower, recipe.prompt)
 
     def has_weights(self, stored: str) -> bool:
         """Whether these are the weights of a subject's identity: then what it says of that subject's features is no independent word."""

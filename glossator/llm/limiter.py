@@ -3,19 +3,26 @@
 Additive increase, multiplicative decrease (Chiu and Jain, 1989). It starts at the most that is allowed; one round of
 refusals halves it once, however many they are. A pause that the provider asked for holds for all. It gives up when
 nothing has succeeded for `patience` seconds: somebody should look.
+
+Who waits is served by TURN, then in order of arrival: what was begun first is ended first, so that a stop leaves little
+half done, and of many things of several questions each, not all are at the same question at the same time.
 """
 
 from __future__ import annotations
 
 import asyncio
 import datetime
+import heapq
+import itertools
 import math
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 
 from glossator.errors import ProviderError
+
+TURN: ContextVar[int] = ContextVar("turn", default=0)  # the number of what a task works on: the lowest goes first
 
 
 class Limiter:
@@ -33,7 +40,8 @@ class Limiter:
         self._reached = False
         self.limit = float(most)
         self.in_flight = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []  # a heap: turn, arrival
+        self._arrivals = itertools.count()
         self._asleep: set[asyncio.Future[None]] = set()
         self._not_before = 0.0
         self._halved = 0.0
@@ -91,7 +99,7 @@ class Limiter:
             if not waking.done():
                 waking.set_result(None)
         while self._waiting:
-            if not (turn := self._waiting.popleft()).done():
+            if not (turn := heapq.heappop(self._waiting)[-1]).done():
                 turn.set_exception(ProviderError(self._over))
 
     def succeeded(self) -> None:
@@ -140,7 +148,7 @@ class Limiter:
             self.in_flight += 1
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+        heapq.heappush(self._waiting, (TURN.get(), next(self._arrivals), turn))
         try:
             await turn
         except asyncio.CancelledError:
@@ -151,7 +159,7 @@ class Limiter:
 
     def _wake(self) -> None:
         while self._waiting and self.in_flight < int(self.limit):
-            turn = self._waiting.popleft()
+            turn = heapq.heappop(self._waiting)[-1]
             if not turn.done():
                 self.in_flight += 1
                 turn.set_result(None)

@@ -52,8 +52,11 @@ def mistakes(
         if written.readable(key):
             found.append(written.mistake(key, message))
 
+    for key, message in _odd_names(written.night):
+        say(key, message)
     for check in (_files, _subject, _corpus, _kinds, _features, _models, _money):
         check(night, say)
+    _not_overwritten(night, written.path, say)
     try:
         moment(night.limits.deadline, now)
     except UsageError as error:
@@ -85,10 +88,53 @@ def _files(night: Night, say: Say) -> None:
         say("run", f"{night.run} is a folder; name a file")
     if night.report and not Path(night.report).parent.is_dir():
         say("report", f"there is no folder {Path(night.report).parent}; make it first")
+    elif night.report and Path(night.report).is_dir():
+        say("report", f"{night.report} is a folder; name a file")
     if night.score.embedder and not Path(night.score.embedder).is_dir():
         say("score.embedder", f"{night.score.embedder}: no such folder")
     if night.llm.prices and not Path(night.llm.prices).is_file():
         say("llm.prices", f"{night.llm.prices}: no such file")
+
+
+def _odd_names(night: Night) -> list[tuple[str, str]]:
+    """Names that no file can have, and empty ones, which would mean this folder."""
+    several = {
+        "subject.dictionaries": night.subject.dictionaries,
+        "subject.hooks": night.subject.hooks,
+        "corpus.text": night.corpus.text,
+    }
+    one = {
+        "run": night.run,
+        "report": night.report,
+        "subject.model": night.subject.model,
+        "features.active_on": night.features.active_on,
+        "score.embedder": night.score.embedder,
+        "llm.prices": night.llm.prices,
+        "llm.writer": night.llm.writer,
+        "llm.reader": night.llm.reader,
+    }
+    odd = [(key, text) for key, texts in several.items() for text in texts] + [
+        (k, text) for k, text in one.items() if text
+    ]
+    return [(key, "holds the character NUL, which no name can") for key, text in odd if "\0" in text] + [
+        (key, "holds an empty name; leave it out") for key, texts in several.items() if not all(map(str.strip, texts))
+    ]
+
+
+def _not_overwritten(night: Night, path: Path, say: Say) -> None:
+    """The report takes the place of whatever has its name: it must not be what the night is made of."""
+    if not night.report:
+        return
+    others = {
+        "the run file": night.run,
+        "this file": str(path),
+        "the file of prompts": night.features.active_on,
+        "the file of prices": night.llm.prices,
+    }
+    others |= {f"the text {one}": one for one in night.corpus.text}
+    for what, other in others.items():
+        if other and "\0" not in other + night.report and os.path.realpath(other) == os.path.realpath(night.report):
+            say("report", f"is {what}, which it would overwrite; name another file")
 
 
 def _path_like(text: str) -> bool:

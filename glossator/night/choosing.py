@@ -30,6 +30,7 @@ _BY = {
     "max_activation desc": "max_activation DESC, feature", "random": "feature",
 }  # fmt: skip
 _MOST_PROMPTS = 10_000
+_MOST_BYTES = 1 << 26
 
 
 def is_condition(which: str) -> bool:
@@ -49,13 +50,18 @@ def check_which(which: str) -> None:
 
 
 def prompts_in(path: Path) -> list[str]:
-    """The prompts of a file, each a line. Raises UsageError."""
+    """The prompts of a file, each a line; what else Unicode calls a line break may stand in a prompt. Raises UsageError."""
     try:
-        found = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        size = path.stat().st_size
+        if size > _MOST_BYTES:
+            raise UsageError(f"{path}: holds {size >> 20:,} MB, at most {_MOST_BYTES >> 20} MB of prompts are measured")
+        found = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: is not UTF-8 text (byte {error.start})") from error
+    except ValueError as error:  # NUL in its name
+        raise UsageError(f"{path}: cannot be read ({error})") from error
     if not found:
         raise UsageError(f"{path}: holds no prompt; write one on each line")
     if len(found) > _MOST_PROMPTS:
@@ -123,7 +129,8 @@ def chosen(run: Run, section: FeaturesSection, *, write: bool = True) -> list[in
     """
     ((control,),) = run.store.sql("SELECT control FROM dictionary WHERE dictionary = ?", [run.dictionary])
     prompts = prompts_in(Path(section.active_on)) if section.active_on else []
-    asked = section.model_dump(mode="json") | {"active_on": prompts, "dictionary": run.dictionary}
+    which = section.model_dump(mode="json", exclude={"wave"})  # how many are asked about together chooses nothing
+    asked = which | {"active_on": prompts, "dictionary": run.dictionary}
     if (before := chosen_before(run, asked)) is not None:
         return before
     if control is not None:

@@ -29,15 +29,26 @@ _CANDIDATES = (
     "ORDER BY feature"
 )
 
+_MADE_UP = """
+INSERT INTO feature BY NAME SELECT 'none' AS dictionary, 0 AS feature, 'alive' AS status, 0.001 AS density, 1 AS active_tokens, 1.0 AS mean,
+    1.0 AS max_activation, 1.0 AS min_positive, 1.0 AS threshold, 1.0 AS token_entropy, ['the'] AS top_tokens, 1.0 AS decoder_norm, '0' AS name;
+INSERT INTO label BY NAME SELECT 'none' AS dictionary, 0 AS feature, 'the word the' AS label, 'lexical' AS explainer, 'rule' AS predictor,
+    'm' AS model, 0.001 AS density, 1.0 AS max_activation, 1.0 AS threshold, 0.5 AS simulation, 0.5 AS simulation_within, 0.5 AS detection,
+    0.5 AS adversarial, 0.5 AS p_vs_permuted, 0.5 AS p_vs_neighbour, 0.5 AS lift_over_lexical, true AS trusted, 'labelled' AS status
+"""
+
 
 def check_condition(text: str) -> None:
     """Raise UsageError for what is no condition, or asks for more than features."""
-    with duckdb.connect(":memory:", config={"enable_external_access": "false"}) as connection:
-        found, plain = (_parsed(connection, condition) for condition in (f"\n{text}\n", "true"))
-    mine, its = found.pop("where_clause", None), plain.pop("where_clause", None)
-    if mine is None or its is None or found != plain:
-        raise UsageError("write one condition, such as density BETWEEN 1e-5 AND 0.01")
-    _walk(mine)
+    try:
+        with duckdb.connect(":memory:", config={"enable_external_access": "false"}) as connection:
+            found, plain = (_parsed(connection, condition) for condition in (f"\n{text}\n", "true"))
+        mine, its = found.pop("where_clause", None), plain.pop("where_clause", None)
+        if mine is None or its is None or found != plain:
+            raise UsageError("write one condition, such as density BETWEEN 1e-5 AND 0.01")
+        _walk(mine)
+    except RecursionError:
+        raise UsageError("is nested hundreds deep; write a shorter condition") from None
 
 
 def matching(store: Store, dictionary: str, condition: str) -> list[int]:
@@ -46,13 +57,22 @@ def matching(store: Store, dictionary: str, condition: str) -> list[int]:
         return [feature for (feature,) in store.sql(_CANDIDATES.format(condition), [dictionary])]
     except duckdb.Error as error:
         said = " ".join(str(error).split()).partition(" LINE ")[0]
-        raise UsageError(said.removeprefix("Binder Error: ")[:300]) from error
+        raise UsageError(said.removeprefix("Binder Error: ").removeprefix("Conversion Error: ")[:300]) from error
 
 
 def bound(condition: str) -> None:
-    """Raise UsageError for columns that there are not and wrong types, where there is no run file to ask yet."""
+    """Raise UsageError for columns that there are not and wrong types, where there is no run file to ask yet.
+
+    A constant that is none of its column's values, as in feature = 'x', comes out only where there is a feature: one is made up.
+    """
     with Store(":memory:") as store:
         matching(store, "none", condition)
+        store.execute(_MADE_UP)
+        try:
+            matching(store, "none", condition)
+        except UsageError as error:
+            if isinstance(error.__cause__, duckdb.ConversionException):
+                raise  # other errors may be those of the values that were made up
 
 
 def _parsed(connection: duckdb.DuckDBPyConnection, condition: str) -> dict[str, Any]:

@@ -31,7 +31,10 @@ def _written(text: str, now: datetime.datetime) -> datetime.datetime:
     long = _LONG.fullmatch(text)
     if text and long and any(long.groups()):
         hours, minutes, seconds = (float(part or 0) for part in long.groups())
-        return now + datetime.timedelta(hours=hours, minutes=minutes, seconds=seconds)
+        try:
+            return now + datetime.timedelta(hours=hours, minutes=minutes, seconds=seconds)
+        except OverflowError:
+            raise UsageError(f"{text!r} is beyond all calendars; leave it out for no deadline") from None
     try:
         if re.fullmatch(r"\d{1,2}:\d{2}(?::\d{2})?", text):
             return _next(datetime.time.fromisoformat(text.zfill(len(text) + len(text.partition(":")[0]) % 2)), now)

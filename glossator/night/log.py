@@ -26,10 +26,12 @@ class Log:
     """`write(event, ...)`. Raises nothing for a disk that is full: the run file itself will say so."""
 
     def __init__(self, run: str | Path) -> None:
-        self.path = log_path(run)
+        self.path, self._begun = log_path(run), time.time()
 
     def write(self, event: str, **fields: Any) -> None:
-        line = json.dumps({"at": time.time(), "event": event, "pid": os.getpid()} | _clean(fields), ensure_ascii=False)
+        """Every line says when its run began: that line may be far above the end, which is all that is read."""
+        own = {"at": time.time(), "event": event, "pid": os.getpid(), "begun": self._begun}
+        line = json.dumps(own | _clean(fields), ensure_ascii=False)
         try:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
@@ -59,5 +61,8 @@ def events(run: str | Path) -> Iterator[dict[str, Any]]:
             one = json.loads(line)
         except ValueError:
             continue
-        if isinstance(one, dict) and isinstance(one.get("at"), int | float) and isinstance(one.get("event"), str):
+        numbers = {"pid": 0, "begun": 0.0} | one if isinstance(one, dict) else {}
+        if all(isinstance(numbers.get(key), int | float) for key in ("at", "pid", "begun")) and isinstance(
+            one.get("event"), str
+        ):
             yield one

@@ -29,6 +29,7 @@ from glossator.night.choosing import chosen, is_condition
 from glossator.night.counting import Size, oneshot_size, read_size
 from glossator.night.deadline import moment
 from glossator.night.stages import RULE, Stage, left, reads_every, stages
+from glossator.night.waves import standing
 from glossator.store.reading import open_for_reading
 from glossator.store.store import Store
 from glossator.types import Usage
@@ -43,6 +44,7 @@ _OFFLINE = {
     RULE: 0.029,
     "embedding": 0.03,
 }  # seconds a feature, two cores, demo dictionary
+_READS = ("read", "compare")  # both are `score:llm` in the rows of `run`, so they are told apart by the night's own
 _HARVEST = 4_600  # tokens a second, the demo
 _SECONDS = 5.0  # of one call, where nothing is known
 _FEW = 10  # features from which a run file's own averages are taken
@@ -102,7 +104,7 @@ def planned(night: Night, store: Store, parts: Sequence[tuple[Run, Sequence[int]
 
 
 def _of_stage(night: Night, stage: Stage, run: Run, todo: Sequence[int], n: int) -> Forecast:
-    if not stage.asked:
+    if stage.name in _OFFLINE:
         seconds = _own_seconds(run, stage)
         basis = "this file's own rate" if seconds is not None else "the demo dictionary's rate on two cores"
         return Forecast(
@@ -111,7 +113,7 @@ def _of_stage(night: Night, stage: Stage, run: Run, todo: Sequence[int], n: int)
     asked = n
     at_most = False
     if stage.name == "explain" and isinstance(config := explainer_config(night.explain.explainer), CascadeConfig):
-        asked = n - _standing(run, todo, config)
+        asked = n - standing(run, todo, config)
         at_most = True
     if own := _own(night, stage, run):
         size, reply, latency = own
@@ -136,7 +138,7 @@ def _unharvested(night: Night) -> list[Forecast]:
     for stage in stages(night):
         if n is None:
             found.append(Forecast(stage.name, None, basis="how many features there are is known after the harvest"))
-        elif not stage.asked:
+        elif stage.name in _OFFLINE:
             found.append(
                 Forecast(
                     stage.name, n, seconds=n * _OFFLINE[stage.name], basis="the demo dictionary's rate on two cores"
@@ -176,6 +178,7 @@ def _rendered(night: Night, stage: Stage, run: Run | None, todo: Sequence[int], 
         return Size(calls, one.tokens * times), _EXPLAINED
     if stage.name == "probe":
         return _WRITTEN, 300.0
+    reads = stage.name == "read"
     calls = tokens = replies = 0.0
     for scorer in dict.fromkeys(one for one in night.score.scorers if one in READ):
         config = LLMScoreConfig()
@@ -183,10 +186,10 @@ def _rendered(night: Night, stage: Stage, run: Run | None, todo: Sequence[int], 
         if reads_every(night):
             size = Size(2 * size.calls, 2 * size.tokens)  # the rule's sentence, and the model's
         half = Size(size.calls / 2, size.tokens / 2)  # one split: comparisons and repeats are on `test`
-        more = night.score.repeats + (1 + _pairs(n) if night.score.nulls else 0)
-        calls += size.calls + more * half.calls
-        tokens += size.tokens + more * half.tokens
-        replies += (size.calls + more * half.calls) * _REPLY[scorer]
+        halves = 2.0 if reads else night.score.repeats + (1 + _pairs(n) if night.score.nulls else 0)
+        calls += halves * half.calls
+        tokens += halves * half.tokens
+        replies += halves * half.calls * _REPLY[scorer]
     return Size(calls, tokens), replies / max(calls, 1.0)
 
 
@@ -241,23 +244,13 @@ def _rounds(night: Night, stage: Stage) -> int:
     """Batches, one after the other."""
     if stage.name == "explain":
         return depth(night.explain.explainer)
-    return 2 if stage.name == "probe" else 1 + night.score.nulls
+    if stage.name == "compare":
+        return night.score.nulls + (night.score.repeats > 0)
+    return 2 if stage.name == "probe" else 1
 
 
 def _spec(night: Night, stage: Stage) -> str:
-    return (night.reader if stage.name == "read" else night.llm.writer) or ""
-
-
-def _standing(run: Run, todo: Sequence[int], config: CascadeConfig) -> int:
-    """Features whose rule will do, as far as rules were fitted already."""
-    if config.escalate == "all":
-        return 0
-    ((n,),) = run.store.sql(
-        "SELECT count(DISTINCT feature) FROM score WHERE dictionary = ? AND explainer = 'lexical' AND predictor = 'rule' AND metric = 'simulation' "
-        "AND split = 'select' AND value >= ? AND feature IN (SELECT unnest(?::INTEGER[]))",
-        [run.dictionary, config.stands, list(todo)],
-    )
-    return int(n)
+    return (night.reader if stage.name in _READS else night.llm.writer) or ""
 
 
 # --------------------------------------------------------------------------- what this file knows
@@ -266,12 +259,12 @@ def _standing(run: Run, todo: Sequence[int], config: CascadeConfig) -> int:
 def _own(night: Night, stage: Stage, run: Run) -> tuple[Size, float, float] | None:
     """Of this stage and model: calls and prompt tokens a feature, tokens a reply, seconds a call. None where too little was asked."""
     spec: Spec = parse_spec(_spec(night, stage))
-    inner = {"read": "score:llm"}.get(stage.name, stage.marks[0])
+    inner = f"night:{stage.name}" if stage.name in _READS else stage.marks[0]
     ((calls, given, said, seconds, features),) = run.store.sql(
         "SELECT count(*), sum(input_tokens), sum(output_tokens), avg(seconds), count(DISTINCT about) FROM llm_call c "
         "WHERE reply IS NOT NULL AND model = ? AND EXISTS (SELECT 1 FROM (SELECT stage, started, coalesce(finished, lead(started) OVER (ORDER BY started, rowid)) AS ended FROM run "
-        "WHERE NOT starts_with(stage, 'night:')) r WHERE r.stage = ? AND c.asked_at BETWEEN epoch(r.started) AND coalesce(epoch(r.ended), 1e12))",
-        [spec.name, inner],
+        "WHERE starts_with(stage, 'night:') = starts_with(?, 'night:')) r WHERE r.stage = ? AND c.asked_at BETWEEN epoch(r.started) AND coalesce(epoch(r.ended), 1e12))",
+        [spec.name, inner, inner],
     )
     if features < _FEW or not calls:
         return None
@@ -318,6 +311,12 @@ def _notes(night: Night, found: Sequence[Forecast], now: datetime.datetime) -> l
     usd, tokens = sum(one.usd or 0.0 for one in found), sum((one.input or 0.0) + (one.output or 0.0) for one in found)
     seconds = sum(one.seconds or 0.0 for one in found)
     said = []
+    n = max((one.features or 0 for one in found if one.rounds), default=0)
+    if n and isinstance(night.features.wave, int) and n > night.features.wave:
+        waves = -(-n // night.features.wave)
+        said.append(
+            f'features.wave = {night.features.wave}: each of {waves} waves takes these rounds of batches; wave = "all" takes them once'
+        )
     if night.limits.usd is not None and usd > night.limits.usd:
         said.append(
             f"limits.usd = {night.limits.usd:g} is less than that: about {night.limits.usd / usd:.0%} of it will be done"

@@ -5,8 +5,14 @@
     rule        scores of the rules, with their comparisons
     explain     the explainer that asks a language model
     probe       the editor with a language model, on the labels that stand then
-    embedding   scores of labels by a sentence encoder
     read        scores of labels by a language model that reads them
+    embedding   scores of labels by a sentence encoder
+    compare     what was read beside labels of other features, and drawn again
+
+The first three are about rules, and of all features at once. `explain`, `probe` and `read` ask a provider, and go through the
+features in waves (waves.py). What is said of a feature there follows from that feature alone, so rows are the same however large a
+wave is; base rates of `probe`, which are over all features, are reckoned anew after each. The last two are of all labels together:
+which labels a feature is compared with depends on who has one, so comparisons come when all were read, and are made of all or none.
 
 A feature is done where the last word about it was said under the same settings: those of the stage, and who writes and reads.
 What was said under others is done anew. Each call of a stage is a row `night:NAME` of `run`, whose digest says the settings;
@@ -18,7 +24,8 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,18 +47,22 @@ from glossator.config import EditorConfig, EmbeddingConfig, LexicalConfig, LLMSc
 from glossator.config.base import Config
 from glossator.llm.base import Address
 from glossator.llm.spec import parse_spec
+from glossator.store.store import Store
 from glossator.types import content_id
 
 RULE = "rule"
+FIRST, WAVES, LAST = "first", "waves", "last"
 SCORERS = (RULE, EMBEDDING, *READ)
 _PREFIX = "night:"
 
 
 @dataclass(frozen=True)
 class Stage:
-    """marks: how rows of `stage` call it. asked: who is asked, which is part of its settings. whole: its work is one piece.
+    """marks: how rows of `stage` call it. asked: who is asked, which is part of its settings. when: `first`, in `waves`, or `last`.
 
-    unread: features that are to be dealt with again whatever is marked, since a label has come.
+    whole: its work is one piece, and where that was stopped all of it is done. together: it is of all features, or of none.
+    unread: features that are to be dealt with again whatever is marked, since a label has come. needless: how many of the
+    marks a feature will never have. ignored: settings of its config that are another stage's.
     """
 
     name: str
@@ -59,8 +70,12 @@ class Stage:
     config: Config
     work: Callable[[Run, Sequence[int]], object]
     asked: tuple[str, ...] = ()
+    when: str = FIRST
     whole: bool = False
+    together: bool = False
     unread: Callable[[Run, Sequence[int]], set[int]] = lambda run, features: set()
+    needless: Callable[[Run, Sequence[int]], Mapping[int, int]] = lambda run, features: {}
+    ignored: frozenset[str] = frozenset()
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -80,10 +95,10 @@ def stages(night: Night) -> list[Stage]:
     if RULE in night.score.scorers:
         scoring = ScoreConfig()
         found.append(Stage(RULE, ("score",), scoring, lambda run, f: pipeline.score(run, scoring, f), whole=True))
-    found += [*_explain(night), *_probe(night)]
+    found += [*_explain(night), *_probe(night), *_read(night)]
     if EMBEDDING in night.score.scorers:
         found.append(_embedding(night))
-    return found + _read(night)
+    return found + _compare(night)
 
 
 def asks_a_model(night: Night) -> list[str]:
@@ -102,7 +117,7 @@ def _explain(night: Night) -> list[Stage]:
     def work(run: Run, features: Sequence[int]) -> str:
         return pipeline.explain_by_llm(run, writer, asking, config, features, reader=reader)
 
-    return [Stage("explain", (explain_stage(name_of(config)),), config, work, _who(night, writer, reader))]
+    return [Stage("explain", (explain_stage(name_of(config)),), config, work, _who(night, writer, reader), WAVES)]
 
 
 def _probe(night: Night) -> list[Stage]:
@@ -120,7 +135,7 @@ def _probe(night: Night) -> list[Stage]:
     def unread(run: Run, features: Sequence[int]) -> set[int]:
         return set(left_to_probe(run, name, None)) & set(labels_of(run, features))
 
-    return [Stage("probe", (probe_stage(name),), editor, work, _who(night, writer, reader), unread=unread)]
+    return [Stage("probe", (probe_stage(name),), editor, work, _who(night, writer, reader), WAVES, unread=unread)]
 
 
 def _embedding(night: Night) -> Stage:
@@ -132,15 +147,14 @@ def _embedding(night: Night) -> Stage:
     def unread(run: Run, features: Sequence[int]) -> set[int]:
         return set(labels_of(run, features, unread=(EMBEDDING, (EMBEDDING,))))
 
-    return Stage("embedding", ("score:embedding",), config, work, (str(folder),), whole=True, unread=unread)
+    return Stage("embedding", ("score:embedding",), config, work, (str(folder),), LAST, whole=True, unread=unread)
 
 
 def _read(night: Night) -> list[Stage]:
-    scorers, reader = [one for one in night.score.scorers if one in READ], night.reader
+    scorers, reader, every = _scorers(night), night.reader, reads_every(night)
     if not scorers or reader is None:
         return []
-    config, asking = LLMScoreConfig(nulls=night.score.nulls, repeats=night.score.repeats), night.asking()
-    predictor, every = f"llm:{_name(reader)}", reads_every(night)
+    config, asking, predictor = LLMScoreConfig(nulls=False), night.asking(), f"llm:{_name(reader)}"
 
     def work(run: Run, features: Sequence[int]) -> str:
         return pipeline.score_by_llm(run, reader, asking, config, scorers, features, every=every)
@@ -149,7 +163,55 @@ def _read(night: Night) -> list[Stage]:
         return {f for s in scorers for f in labels_of(run, features, every=every, unread=(predictor, METRICS[s]))}
 
     marks = tuple(score_stage(one, predictor) for one in scorers)
-    return [Stage("read", marks, config, work, _who(night, reader), whole=True, unread=unread)]
+    others = frozenset({"nulls", "repeats"})
+    return [Stage("read", marks, config, work, _who(night, reader), WAVES, unread=unread, ignored=others)]
+
+
+def _compare(night: Night) -> list[Stage]:
+    """What is made of all that was read. Nothing is left of a feature that was read and has no score."""
+    scorers, reader, every = _scorers(night), night.reader, reads_every(night)
+    config, asking = LLMScoreConfig(nulls=night.score.nulls, repeats=night.score.repeats), night.asking()
+    if not scorers or reader is None or not (config.nulls or config.repeats):
+        return []
+    predictor = f"llm:{_name(reader)}"
+    draws = [*([0] if config.nulls else []), *range(1, config.repeats + 1)]
+
+    def mark(scorer: str, draw: int) -> str:
+        return score_stage(scorer, predictor, None, draw) if draw else score_stage(scorer, f"{predictor}:nulls")
+
+    def work(run: Run, features: Sequence[int]) -> str:
+        return pipeline.compare_by_llm(run, reader, asking, config, scorers, features, every=every)
+
+    def unread(run: Run, features: Sequence[int]) -> set[int]:
+        """Those with a score that was compared with nothing: it came since."""
+        rows = run.store.sql(
+            "SELECT DISTINCT s.feature FROM score s JOIN explanation e USING (explanation_id) WHERE s.dictionary = ? AND s.predictor = ? "
+            "AND s.metric IN (SELECT unnest(?::VARCHAR[])) AND s.split = 'test' AND s.value IS NOT NULL AND NOT starts_with(e.explainer, 'imported:') "
+            "AND ? AND NOT EXISTS (SELECT 1 FROM null_score n WHERE n.explanation_id = s.explanation_id AND n.predictor = s.predictor "
+            "AND n.metric = s.metric AND n.comparison = 'permuted')",
+            [run.dictionary, predictor, [METRICS[one][0] for one in scorers], config.nulls],
+        )
+        return {feature for (feature,) in rows} & set(features)
+
+    def needless(run: Run, features: Sequence[int]) -> Counter[int]:
+        found: Counter[int] = Counter()
+        for scorer in scorers:
+            read = run.store.sql(
+                "SELECT DISTINCT feature FROM stage WHERE dictionary = ? AND stage = ? EXCEPT SELECT feature FROM score "
+                "WHERE dictionary = ? AND predictor = ? AND metric = ? AND split = 'test' AND value IS NOT NULL",
+                [run.dictionary, score_stage(scorer, predictor), run.dictionary, predictor, METRICS[scorer][0]],
+            )
+            found.update({feature: len(draws) for (feature,) in read})
+        return found
+
+    marks = tuple(mark(scorer, draw) for scorer in scorers for draw in draws)
+    return [
+        Stage("compare", marks, config, work, _who(night, reader), LAST, whole=True, together=True, unread=unread, needless=needless)
+    ]  # fmt: skip
+
+
+def _scorers(night: Night) -> list[str]:
+    return list(dict.fromkeys(one for one in night.score.scorers if one in READ))
 
 
 def reads_every(night: Night) -> bool:
@@ -207,10 +269,12 @@ def left(run: Run, stage: Stage, chosen: Sequence[int]) -> Left:
             elif not same and status != "failed":
                 others.add(feature)
                 was = json.loads(settings) if settings is not None else was
-    done = {feature for feature, n in marked.items() if n == len(stage.marks)}
+    for feature, n in stage.needless(run, chosen).items():
+        marked[feature] = marked.get(feature, 0) + n
+    done = {feature for feature, n in marked.items() if n >= len(stage.marks)}
     done -= stage.unread(run, chosen)
     todo = tuple(f for f in chosen if f not in done)
-    if stage.whole and not _through(run, stage):
+    if (stage.whole and not _through(run, stage)) or (stage.together and todo):
         todo = tuple(chosen)  # some may be marked, but what is made of all together was not made
     anew = len(others.intersection(todo))
     return Left(len(chosen) - len(todo), anew, len(todo) - anew, todo, _difference(was, stage.settings) if anew else "")
@@ -230,11 +294,18 @@ def _by_hand(run: Run, stage: Stage, config: str | None) -> bool:
 
 
 def _through(run: Run, stage: Stage) -> bool:
-    """Whether the last call of a stage under these settings came to its end; by hand counts where there was none."""
+    """Whether the last call of a stage on this dictionary under these settings came to its end; by hand counts where there was none."""
     rows = run.store.sql(
         "SELECT config, finished FROM run WHERE stage = ? ORDER BY started DESC", [_PREFIX + stage.name]
     )
-    return next((finished is not None for config, finished in rows if _same(stage, json.loads(config))), True)
+    calls = [(json.loads(config), finished) for config, finished in rows]
+    mine = [one for one in calls if one[0].get("dictionary", run.dictionary) == run.dictionary]
+    return next((finished is not None for settings, finished in mine if _same(stage, settings)), True)
+
+
+def torn(store: Store) -> bool:
+    """Whether anything of this file was begun and never came to its end."""
+    return bool(store.sql("SELECT 1 FROM run WHERE finished IS NULL LIMIT 1"))
 
 
 def _same(stage: Stage, was: dict[str, Any]) -> bool:
@@ -243,13 +314,14 @@ def _same(stage: Stage, was: dict[str, Any]) -> bool:
         config = type(stage.config).model_validate(was["config"]).model_dump(mode="json")
     except (ValidationError, KeyError):
         return False
-    return bool(_bare(config) == _bare(stage.settings["config"]) and was.get("asked") == list(stage.asked))
+    mine, ignored = stage.settings["config"], stage.ignored
+    return bool(_bare(config, ignored) == _bare(mine, ignored) and was.get("asked") == list(stage.asked))
 
 
-def _bare(config: Any) -> Any:
+def _bare(config: Any, ignored: frozenset[str]) -> Any:
     """Settings that change what is asked: not whether it is asked all at once."""
     if isinstance(config, dict):
-        return {key: _bare(value) for key, value in config.items() if key != "together"}
+        return {key: _bare(value, ignored) for key, value in config.items() if key != "together" and key not in ignored}
     return config
 
 
@@ -257,7 +329,7 @@ def _difference(was: dict[str, Any] | None, now: dict[str, Any]) -> str:
     """Which settings are others, in words."""
     if was is None:
         return "it was done with other settings, by another command"
-    before, after = (dict(_flat(one)) for one in (was, now))
+    before, after = (dict(_flat(one)) for one in ({k: v for k, v in was.items() if k != "dictionary"}, now))
     said = [
         f"{key.removeprefix('config.')} {before.get(key)} -> {after.get(key)}"
         for key in after | before
@@ -281,7 +353,7 @@ def _flat(tree: Any, at: str = "") -> Iterator[tuple[str, Any]]:
 def called(run: Run, stage: Stage, todo: Sequence[int]) -> Iterator[None]:
     """The row in `run` around a call of a stage. It has no end where the call was stopped."""
     started = datetime.datetime.now(datetime.UTC)
-    settings = json.dumps(stage.settings, sort_keys=True)
+    settings = json.dumps(stage.settings | {"dictionary": run.dictionary}, sort_keys=True)
     run_id = content_id(stage.name, settings, run.dictionary, started.isoformat())
     run.store.execute(
         "INSERT INTO run (run_id, stage, config, config_digest, version, started) VALUES (?, ?, ?, ?, ?, ?)",

@@ -11,6 +11,8 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,17 +49,18 @@ def status_of(path: Path) -> RenderableType:
 
 
 def standing_in(told: Sequence[Mapping[str, Any]]) -> Standing | None:
-    """The last standing in these events, with the stages that began or ended after it."""
+    """The last standing in these events, with the stages that began or ended after it. What is of another version is left out."""
     found: Standing | None = None
     for one in told:
-        if one["event"] == "standing" and isinstance(one.get("standing"), dict):
-            given = dict(one["standing"])
-            try:
-                found = Standing(**given | {"stages": tuple(Stage(**stage) for stage in given.get("stages", []))})
-            except TypeError:
-                continue  # of another version
-        elif one["event"] in ("stage begun", "stage ended") and found is not None:
-            found = _amended(found, one)
+        with suppress(TypeError, ValueError, AttributeError):
+            if one["event"] == "standing":
+                given = dict(one["standing"])
+                stages = tuple(Stage(**stage) for stage in given.get("stages", []))
+                new = Standing(**given | {"stages": stages})
+                drawn(new)  # numbers that are none
+                found = new
+            elif one["event"] in ("stage begun", "stage ended") and found is not None:
+                found = _amended(found, one)
     return found
 
 
@@ -70,6 +73,8 @@ def _amended(standing: Standing, event: Mapping[str, Any]) -> Standing:
         int(event.get("total", 0)),
         float(event.get("seconds", 0.0)),
     )
+    if event.get("wave"):  # counted over all waves, and so told by the next standing
+        new = next((replace(one, state=state) for one in standing.stages if one.name == new.name), new)
     stages = tuple(new if one.name == new.name else one for one in standing.stages)
     return Standing(**{**vars(standing), "stages": stages})
 
@@ -77,10 +82,11 @@ def _amended(standing: Standing, event: Mapping[str, Any]) -> Standing:
 def _life(told: Sequence[Mapping[str, Any]], last: Mapping[str, Any]) -> str:
     """Whether it goes on, and when it was last heard of."""
     ago = f"last heard of {clock(max(0.0, time.time() - float(last['at'])))} ago"
-    started = f"begun {datetime.datetime.fromtimestamp(float(told[0]['at'])):%Y-%m-%d %H:%M}"
+    begun = float(last.get("begun", told[0]["at"]))
+    started = f"begun {datetime.datetime.fromtimestamp(begun):%Y-%m-%d %H:%M}"
     if last["event"] == "run ended":
         return f"not running: {visible(str(last.get('why', 'done')))} ({started}, {ago})"
-    lives = _alive(int(last.get("pid", 0)), float(told[0]["at"]))
+    lives = _alive(int(last.get("pid", 0)), begun)
     if lives is None:
         return f"process {last.get('pid')} cannot be looked at from here ({started}, {ago})"
     if lives:

@@ -1,8 +1,9 @@
 """How a night is stopped in good order: by its deadline, by Ctrl-C, and, for a provider that is slow to answer, a little later for good.
 
-Stages tell how far they are after each piece of work; that is where they are stopped, by raising `Stopped` there. What is in
-flight then finishes, as for a budget. Whoever presses Ctrl-C twice, and a deadline that nothing answered to for some minutes, is
-given what a single Ctrl-C gives elsewhere: everything is let go at once. Nothing that was paid for is lost either way.
+Stages tell how far they are after each piece of work; that is where they are stopped, by raising `Stopped` there. Features in hand
+are then finished, as for a budget, and no other is begun. A deadline gives them a grace: after it everything is let go at once, as a
+second Ctrl-C does, and the night still ends in order, with labels settled and a report. Nothing that was paid for is lost either way,
+but for questions that had no answer yet.
 """
 
 from __future__ import annotations
@@ -26,12 +27,16 @@ class Stopping:
     def __init__(self, deadline: datetime.datetime | None = None, grace: float = 300.0) -> None:
         self.deadline, self.grace = deadline, grace
         self.asked: str | None = None  # why it is to stop
-        self._over = False
+        self._gone = self._ending = self._heard = False
 
     def check(self) -> None:
         """Raises Stopped where it is time."""
-        if why := self.why():
+        if not self._ending and (why := self.why()):
             raise Stopped(why)
+
+    def ends(self) -> None:
+        """What comes now is the end of a night: it is neither stopped nor let go by a deadline."""
+        self._ending = True
 
     def why(self) -> str | None:
         if self.asked is None and self.deadline is not None and datetime.datetime.now() >= self.deadline:
@@ -40,16 +45,30 @@ class Stopping:
 
     def long_past(self) -> bool:
         """Whether the deadline passed so long ago that nobody is waited for any more."""
-        if self.deadline is None or self._over:
+        if self.deadline is None or self._gone or self._ending or not self._heard:
             return False
         return datetime.datetime.now() >= self.deadline + datetime.timedelta(seconds=self.grace)
 
     def let_go(self) -> None:
-        """End the main thread's work as Ctrl-C does."""
-        self._over = True
-        signal.raise_signal(
-            signal.SIGINT
-        ) if threading.current_thread() is threading.main_thread() else _interrupt_main()
+        """End the main thread's work as a second Ctrl-C does."""
+        self.why()  # else it would be taken for a first one
+        self._gone = True
+        if hasattr(signal, "pthread_kill"):
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # it ends a wait for a socket, too
+        else:
+            import _thread
+
+            _thread.interrupt_main()
+
+    @contextmanager
+    def in_order(self) -> Iterator[None]:
+        """Around what may be let go: where the deadline did that, it is told as any other stop."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            if self._gone and self.asked is not None:
+                raise Stopped(self.asked) from None
+            raise
 
     @contextmanager
     def on_interrupt(self, say: Callable[[str], None]) -> Iterator[None]:
@@ -64,15 +83,11 @@ class Stopping:
             self.asked = f"stopped by hand; {AGAIN}"
             say("stopping when what is in flight has come in; press Ctrl-C again to stop at once")
 
+        self._heard = True
         before: Any = {number: signal.signal(number, heard) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
+            self._heard = False
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def _interrupt_main() -> None:
-    import _thread
-
-    _thread.interrupt_main()

@@ -56,6 +56,7 @@ which = "all"  # or "0-999", "3,5,8-12", or a condition on columns of labels and
 # active_on = "prompts.txt"  # only features that fire on your own prompts, each a line
 order = "density desc"  # which first: index, density, density desc, max_activation, max_activation desc, random
 # first = 1000  # no more than so many, in that order
+# wave = 500  # so many are explained and read wholly before the next are begun; or "all". Not given: 16 for each question in flight; batches: all
 controls = 100  # of each control, drawn at random
 
 [explain]
@@ -83,7 +84,7 @@ concurrency = 64  # questions in flight at most
 [limits]
 {usd}
 # tokens = 20_000_000
-# deadline = "07:00"  # or "8h", from each start; what was wanted most is done by then
+# deadline = "07:00"  # or "8h", from each start; what was wanted most is done wholly by then. Comparisons come last
 """
 
 

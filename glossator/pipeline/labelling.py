@@ -32,6 +32,7 @@ from glossator.store.labels import materialise_labels
 from glossator.store.store import Store
 
 if TYPE_CHECKING:
+    from glossator.agents.scoring.read_labels import Wanted
     from glossator.agents.validity.run_validity import Asked, Validation
     from glossator.llm.base import LLM
 
@@ -177,6 +178,7 @@ def score_by_embedding(
 
     `every`: all explanations of the run with a text. Raises UsageError for an encoder that cannot be used.
     """
+    from glossator.agents.scoring.label_vectors import Remembering
     from glossator.agents.scoring.score_embedding import STAGE, left_to_embed, score_embedding
     from glossator.harness.embedder import Embedder
 
@@ -184,7 +186,9 @@ def score_by_embedding(
     if not (todo := left_to_embed(run, encoder.name, features, every=every)):
         return f"{run.dictionary}  no label was left for {encoder.name} to read"
     with run.stage(STAGE, config) as run_id:
-        said = score_embedding(run, encoder, todo, config, run_id, every=every)
+        reading = Remembering(run.store, encoder)
+        said = score_embedding(run, reading, todo, config, run_id, every=every)
+        reading.keep()  # for `search --similar`
     materialise_labels(run.store)
     return said
 
@@ -205,14 +209,38 @@ def score_by_llm(
     `every`: all explanations with a text, so that they can be compared; the labels alone otherwise. The config says whether
     they are compared with labels of others, and how often it is all drawn again. Raises as `explain_by_llm`.
     """
+    from glossator.agents.scoring.read_labels import Wanted
+
+    run.chosen(features, "score")  # no such feature: said before anybody is asked
+    return _read(run, spec, llm, config, Wanted(scorers, features, every, retry_failed))
+
+
+def compare_by_llm(
+    run: Run,
+    spec: str,
+    llm: LLMConfig,
+    config: LLMScoreConfig,
+    scorers: Sequence[str],
+    features: Sequence[int],
+    *,
+    every: bool = False,
+) -> str:
+    """What `score_by_llm` does after the labels were read, alone: comparisons with labels of others, and repeats.
+
+    It needs the scores of all features that are to be compared with one another. Raises as `explain_by_llm`.
+    """
+    from glossator.agents.scoring.read_labels import Wanted
+
+    return _read(run, spec, llm, config, Wanted(scorers, features, every, read=False))
+
+
+def _read(run: Run, spec: str, llm: LLMConfig, config: LLMScoreConfig, wanted: Wanted) -> str:
     from glossator.agents.asking import ask
-    from glossator.agents.scoring.read_labels import Wanted, read_labels
+    from glossator.agents.scoring.read_labels import read_labels
     from glossator.agents.scoring.score_llm import account
     from glossator.scorers.reading import LLMPredictor
 
-    run.chosen(features, "score")  # no such feature: said before anybody is asked
     tally: Counter[tuple[str, str]] = Counter()
-    wanted = Wanted(scorers, features, every, retry_failed)
 
     async def work(model: LLM, in_hand: int) -> None:
         await read_labels(run, LLMPredictor(model, run.lexicon.vocabulary, config), wanted, llm, in_hand, tally)

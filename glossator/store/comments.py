@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import duckdb
 
+from glossator.store import comments_published as published
+
 RELATIONS: dict[str, str] = {
     "labels": "One row for each feature: its label, the scores of that label, what it was compared with, and its status",
     "scoreboard": "One row for each explainer, predictor and metric, on test; of real dictionaries and of each kind of control apart",
@@ -18,6 +20,7 @@ RELATIONS: dict[str, str] = {
     "ratings": "One row for each judgement of a label, or of two, by a person",
     "spend": "One row for each purpose and model: what language models were asked, and what it cost",
     "coverage": "One row for each stage: how many features, but dead ones, are done with",
+    "standing": "One row for each stage and status: how many features, but dead ones, it is the last word on; coverage is made of it",
     "flow": "One row for each graph, node and outcome: how features went through the graphs label and cascade",
     "manifest": "What made this run: versions, identities, configs with shapes and seeds, as JSON",
     "schema_version": "The steps of the schema that this file has gone through",
@@ -49,11 +52,15 @@ RELATIONS: dict[str, str] = {
     "stage": "Where each feature stands in each stage: the last row of each counts",
     "step": "Every node that a feature visited in a graph",
     "label": "What the view labels shows, chosen anew at the end of each stage",
+    "reckoned": "From what the kept rows of scoreboard and the counts of stages were reckoned; what is no longer so is not used",
+    "scoreboard_row": "What the view scoreboard shows, kept at the end of a stage, while nothing that it was made from has changed",
+    "stage_count": "What the view standing shows, as far as rows of stage have been counted",
     "prompt": "The prompts that were used, whole",
     "llm_call": "Every question that was sent to a language model, and its reply; written before anything uses it",
     "llm_session": "What each process had reserved at most; unfinished sessions count as spent",
     "llm_batch": "The states of each batch, the last row counting",
     "llm_batch_request": "What each batch holds",
+    **published.RELATIONS,
 }
 
 # Where a name means the same thing in several places, or stands in one place alone.
@@ -261,6 +268,26 @@ COLUMNS: dict[str, str] = {
     "remote_id": "The provider's name for it",
     "requests": "How many questions it holds",
     "changed": "When, in seconds since 1970",
+    "what": "What was reckoned: scoreboard or coverage",
+    "counts": "How many rows there were of what it was reckoned from, and hashes of some",
+    "mark": "The last row of stage that was counted",
+    **published.COLUMNS,
+}
+
+_BOARD = {
+    "predictor": "rule, llm:NAME or embedding; `embedding (dependent)` where the encoder is the subject: no headline",
+    "n": "Features with a value",
+    "mean": "Mean over the features with a value",
+    "mean_with_failures": "The same, features whose scorer failed counting 0",
+    "median": "Median over the features with a value",
+    "low": "Mean less 1.96 standard errors over features",
+    "high": "Mean plus 1.96 standard errors over features",
+    "null_mean": "Mean score of labels of other features; NULL where not asked for",
+    "coverage": "Share of the scorable features (neither dead nor rare) that have a value",
+    "p_permuted_share": "Share of n with q < 0.05 against labels of other features",
+    "p_neighbour_share": "Share of n with q < 0.05 against the label of the nearest feature",
+    "lift_share": "Share of n whose lift over the lexical rule (a rule's: over one token) has an interval above 0",
+    "repeat_sd": "Standard deviation of the mean over repeated draws of windows",
 }
 
 # Where a name means something else than elsewhere.
@@ -277,19 +304,7 @@ HERE: dict[str, str] = {
     "outcome.fires": "Whether most carriers fired",
     "outcome.max_activation": "Median over carriers of the largest activation",
     "outcome.weak": "Most carriers were active, but under the threshold: no verdict",
-    "scoreboard.predictor": "rule, llm:NAME or embedding; `embedding (dependent)` where the encoder is the subject: no headline",
-    "scoreboard.n": "Features with a value",
-    "scoreboard.mean": "Mean over the features with a value",
-    "scoreboard.mean_with_failures": "The same, features whose scorer failed counting 0",
-    "scoreboard.median": "Median over the features with a value",
-    "scoreboard.low": "Mean less 1.96 standard errors over features",
-    "scoreboard.high": "Mean plus 1.96 standard errors over features",
-    "scoreboard.null_mean": "Mean score of labels of other features; NULL where not asked for",
-    "scoreboard.coverage": "Share of the scorable features (neither dead nor rare) that have a value",
-    "scoreboard.p_permuted_share": "Share of n with q < 0.05 against labels of other features",
-    "scoreboard.p_neighbour_share": "Share of n with q < 0.05 against the label of the nearest feature",
-    "scoreboard.lift_share": "Share of n whose lift over the lexical rule (a rule's: over one token) has an interval above 0",
-    "scoreboard.repeat_sd": "Standard deviation of the mean over repeated draws of windows",
+    **{f"{relation}.{name}": said for relation in ("scoreboard", "scoreboard_row") for name, said in _BOARD.items()},
     "transcript.kind": "What sort of text: an edit's kind, or closing words",
     "transcript.text": "The text that was tried; NULL for closing words",
     "transcript.a": "What A claims",
@@ -314,6 +329,9 @@ HERE: dict[str, str] = {
     "coverage.failed": "Features that failed",
     "coverage.abstained": "Features that were abstained from",
     "coverage.waiting": "Features that are still to be dealt with, but dead ones",
+    "standing.status": "done, failed, abstained; NULL: there is such a stage",
+    "standing.features": "How many features stand so",
+    "stage_count.features": "How many features stood so",
     "flow.visits": "How often: a node of a loop is visited more than once",
     "flow.share": "Of all features that went through the graph",
     "flow.value": "Mean over visits of what the node looked at, on select; NULL where it looked at nothing",
@@ -332,6 +350,7 @@ HERE: dict[str, str] = {
     "set_comparison.difference": "Mean of b - a, over the features that both label",
     "step.value": "What the node looked at, on select",
     "measurement.tokens": "Tokens of the text",
+    **published.HERE,
 }
 
 

@@ -85,3 +85,4 @@ ORDER BY f.dictionary, f.feature
 def materialise_labels(store: Store, q: float = 0.05) -> None:
     """Write the table that the view `labels` shows. `q`: the false discovery rate below which a label is trusted."""
     store.execute(_MATERIALISE.format(q=float(q)))
+    store.reckon()

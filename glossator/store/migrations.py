@@ -11,6 +11,7 @@ import duckdb
 
 from glossator.errors import StoreError
 from glossator.store import comments
+from glossator.store.reckoned import SCORES_NOW, STAGES_NOW
 from glossator.types import content_id
 
 M001 = """
@@ -120,13 +121,35 @@ CREATE TABLE step (dictionary VARCHAR, feature INTEGER, graph VARCHAR, number IN
     detail VARCHAR, run_id VARCHAR);
 """
 
-MIGRATIONS: tuple[str, ...] = (M001, M002, M003, M004, M005, M006)
+# What is reckoned at the end of a stage so that it is quick to ask, vectors of labels, and what others measured.
+M007 = """
+CREATE TABLE label_vector (text VARCHAR, encoder VARCHAR, encoder_digest VARCHAR, vector FLOAT[]);
+CREATE TABLE imported_file (source VARCHAR, kind VARCHAR, file VARCHAR, digest VARCHAR, items BIGINT, run_id VARCHAR);
+CREATE TABLE imported_feature (source VARCHAR, dictionary VARCHAR, feature INTEGER, density DOUBLE, max_activation DOUBLE, top_logits VARCHAR[],
+    top_logit_values DOUBLE[], bottom_logits VARCHAR[], bottom_logit_values DOUBLE[], bar_heights DOUBLE[], bar_values DOUBLE[],
+    logit_bar_heights DOUBLE[], logit_bar_values DOUBLE[], hook VARCHAR, vector DOUBLE[], subject VARCHAR, layer VARCHAR, file VARCHAR,
+    line BIGINT, fields VARCHAR, rest VARCHAR USING COMPRESSION zstd);
+CREATE TABLE imported_activation (source VARCHAR, dictionary VARCHAR, feature INTEGER, their_id VARCHAR, tokens VARCHAR[], activations DOUBLE[],
+    max_activation DOUBLE, max_token INTEGER, min_activation DOUBLE, bin_min DOUBLE, bin_max DOUBLE, bin_contains DOUBLE,
+    data_source VARCHAR, subject VARCHAR, layer VARCHAR, file VARCHAR, line BIGINT, fields VARCHAR, rest VARCHAR USING COMPRESSION zstd);
+CREATE TABLE imported_explanation (source VARCHAR, dictionary VARCHAR, feature INTEGER, their_id VARCHAR, description VARCHAR, method VARCHAR,
+    model VARCHAR, author VARCHAR, subject VARCHAR, layer VARCHAR, file VARCHAR, line BIGINT, fields VARCHAR,
+    rest VARCHAR USING COMPRESSION zstd);
+CREATE TABLE reckoned (what VARCHAR, counts UBIGINT[], mark BIGINT);
+CREATE TABLE stage_count (stage VARCHAR, status VARCHAR, features BIGINT);
+CREATE TABLE scoreboard_row (explainer VARCHAR, predictor VARCHAR, metric VARCHAR, n BIGINT, mean DOUBLE, mean_with_failures DOUBLE,
+    median DOUBLE, low DOUBLE, high DOUBLE, null_mean DOUBLE, coverage DOUBLE, control VARCHAR, p_permuted_share DOUBLE,
+    p_neighbour_share DOUBLE, lift_share DOUBLE, repeat_sd DOUBLE);
+"""
+
+MIGRATIONS: tuple[str, ...] = (M001, M002, M003, M004, M005, M006, M007)
 
 VIEWS = """
+-- In the order in which `label` is written, which is what DuckDB keeps: to sort it anew costs more than counting it does.
 CREATE OR REPLACE VIEW labels AS
 SELECT dictionary, feature, label, explainer, predictor, model, density, max_activation, threshold, simulation, simulation_within,
        detection, adversarial, p_vs_permuted, p_vs_neighbour, lift_over_lexical, trusted, status, reason
-FROM label ORDER BY dictionary, feature;
+FROM label;
 
 CREATE OR REPLACE VIEW outcome AS
 SELECT experiment_id, dictionary, feature, count(*) AS carriers, avg(fires::INT) AS fired_share,
@@ -151,12 +174,16 @@ ORDER BY abs(p.p_fires - o.fires::INT) DESC, e.dictionary, e.feature;
 -- lift_share: share of n whose lift over the lexical rule (of a rule: over one token) has an interval above 0. NULL: not asked for.
 -- predictor: `embedding (dependent)` where the encoder is the subject: no headline.
 -- repeat_sd: standard deviation of the mean over repeated draws, the first one included, of the labels that all draws have a value of.
+-- While `reckoned` is fresh, `stale` is empty: no scan that is crossed with it reads a row, and the kept rows are shown.
 CREATE OR REPLACE VIEW scoreboard AS
-WITH kind AS (SELECT dictionary, coalesce(control, '') AS control FROM dictionary UNION SELECT DISTINCT dictionary, '' FROM score ANTI JOIN dictionary USING (dictionary)),
-     tested AS (SELECT * REPLACE (predictor || if(note LIKE 'dependent%', ' (dependent)', '') AS predictor) FROM score JOIN kind USING (dictionary) WHERE split = 'test'),
+WITH fresh AS MATERIALIZED (SELECT 1 AS one FROM reckoned WHERE what = 'scoreboard' AND counts = {SCORES_NOW}),
+     stale AS MATERIALIZED (SELECT 1 AS one WHERE NOT EXISTS (FROM fresh)),
+     kind AS (SELECT DISTINCT dictionary, control FROM dictionary),
+     tested AS (SELECT score.* REPLACE (predictor || if(note LIKE 'dependent%', ' (dependent)', '') AS predictor), coalesce(control, '') AS control
+                FROM score CROSS JOIN stale LEFT JOIN kind USING (dictionary) WHERE split = 'test'),
      judged AS (SELECT DISTINCT explainer, control, dictionary FROM tested),
-     scorable AS (SELECT explainer, control, count(*) FILTER (status NOT IN ('dead', 'rare')) AS n FROM judged JOIN feature USING (dictionary) GROUP BY ALL),
-     last_word AS (SELECT dictionary, arg_max(status, rowid) AS status FROM stage WHERE stage = 'score' GROUP BY dictionary, feature),
+     scorable AS (SELECT explainer, control, count(*) FILTER (status NOT IN ('dead', 'rare')) AS n FROM judged JOIN (FROM feature CROSS JOIN stale) USING (dictionary) GROUP BY ALL),
+     last_word AS (SELECT dictionary, arg_max(status, rowid) AS status FROM stage CROSS JOIN stale WHERE stage = 'score' GROUP BY dictionary, feature),
      broken AS (SELECT explainer, control, count(*) FILTER (status = 'failed') AS n FROM judged LEFT JOIN last_word USING (dictionary) GROUP BY ALL),
      scored AS (SELECT explainer, predictor, metric, control, count(value) AS n, count(*) FILTER (value IS NULL AND note IS NULL) AS failed, avg(value) AS mean,
                        median(value) AS median, stddev_samp(value) AS sd, sum(value) AS total FROM tested GROUP BY ALL),
@@ -164,10 +191,10 @@ WITH kind AS (SELECT dictionary, coalesce(control, '') AS control FROM dictionar
                       count(*) FILTER (comparison = 'permuted' AND q_value < 0.05) AS permuted, count(q_value) FILTER (comparison = 'permuted') AS n_permuted,
                       count(*) FILTER (comparison = 'neighbour' AND q_value < 0.05) AS neighbour, count(q_value) FILTER (comparison = 'neighbour') AS n_neighbour,
                       count(*) FILTER (comparison = 'lexical' AND n.low > 0) AS lift, count(n.low) FILTER (comparison = 'lexical') AS n_lift
-               FROM null_score n JOIN tested s ON s.explanation_id = n.explanation_id AND s.metric = n.metric AND replace(s.predictor, ' (dependent)', '') = n.predictor GROUP BY ALL),
+               FROM (FROM null_score CROSS JOIN stale) n JOIN tested s ON s.explanation_id = n.explanation_id AND s.metric = n.metric AND replace(s.predictor, ' (dependent)', '') = n.predictor GROUP BY ALL),
      draws AS (SELECT explanation_id, explainer, predictor, metric, control, 0 AS repeat, value FROM tested WHERE value IS NOT NULL
-               UNION ALL SELECT explanation_id, explainer, predictor, metric, control, repeat, value FROM repeat_score JOIN kind USING (dictionary)
-               WHERE split = 'test' AND value IS NOT NULL),
+               UNION ALL SELECT explanation_id, explainer, predictor, metric, coalesce(control, ''), repeat, value
+               FROM repeat_score CROSS JOIN stale LEFT JOIN kind USING (dictionary) WHERE split = 'test' AND value IS NOT NULL),
      complete AS (SELECT * FROM draws WHERE metric IN (SELECT metric FROM repeat_score)
                   QUALIFY count(*) OVER (PARTITION BY explanation_id, predictor, metric) = max(repeat) OVER (PARTITION BY explainer, predictor, metric, control) + 1),
      repeats AS (SELECT explainer, predictor, metric, control, stddev_samp(mean) AS repeat_sd FROM
@@ -178,6 +205,7 @@ SELECT explainer, predictor, metric, scored.n, mean, total / nullif(scored.n + f
        if(n_neighbour > 0, neighbour / scored.n, NULL) AS p_neighbour_share, if(n_lift > 0, lift / scored.n, NULL) AS lift_share, repeat_sd
 FROM scored JOIN broken USING (explainer, control) LEFT JOIN scorable USING (explainer, control)
      LEFT JOIN nulls USING (explainer, predictor, metric, control) LEFT JOIN repeats USING (explainer, predictor, metric, control)
+UNION ALL FROM scoreboard_row SEMI JOIN fresh ON true
 ORDER BY metric, explainer, predictor, control NULLS FIRST;
 
 CREATE OR REPLACE VIEW ratings AS
@@ -206,17 +234,34 @@ SELECT 'out in batches', model, 0, NULL, NULL, sum(tokens)::BIGINT, nullif(sum(u
            arg_max(reserved_tokens, rowid) AS tokens FROM llm_batch GROUP BY batch_id) WHERE state IN ('intent', 'sent') GROUP BY model
 ORDER BY dollars DESC NULLS LAST, purpose, model;
 
+-- How many features, but dead ones, stand where in each stage: the last word on each. A NULL: there is such a stage.
+CREATE OR REPLACE VIEW standing AS
+WITH counted AS MATERIALIZED (SELECT coalesce(max(mark), -1) AS mark FROM reckoned WHERE what = 'coverage' AND counts = {STAGES_NOW}),
+     said AS MATERIALIZED (SELECT s.dictionary, s.feature, s.stage, arg_max(s.status, s.rowid) AS status FROM stage s CROSS JOIN counted
+                           WHERE s.rowid > counted.mark GROUP BY ALL),
+     living AS (SELECT dictionary, feature FROM feature WHERE status <> 'dead' AND feature IN (SELECT feature FROM said)),
+     latest AS MATERIALIZED (SELECT * FROM said SEMI JOIN living USING (dictionary, feature)),
+     earlier AS (SELECT s.dictionary, s.feature, s.stage, arg_max(s.status, s.rowid) AS status FROM stage s CROSS JOIN counted
+                 SEMI JOIN (SELECT latest.* FROM latest CROSS JOIN counted WHERE mark >= 0) l
+                 ON l.dictionary = s.dictionary AND l.feature = s.feature AND l.stage = s.stage WHERE s.rowid <= counted.mark GROUP BY ALL)
+SELECT stage, status, sum(features)::BIGINT AS features
+FROM (SELECT stage, status, features FROM stage_count CROSS JOIN counted WHERE mark >= 0
+      UNION ALL SELECT stage, status, 1 FROM latest UNION ALL SELECT stage, status, -1 FROM earlier
+      UNION ALL SELECT DISTINCT stage, NULL, 0 FROM said)
+GROUP BY ALL;
+
 CREATE OR REPLACE VIEW coverage AS
 WITH todo AS (SELECT count(*) AS n FROM feature WHERE status <> 'dead'),
      theirs AS (SELECT explainer, count(*) FILTER (status <> 'dead') AS n FROM explanation JOIN feature USING (dictionary, feature)
                 WHERE starts_with(explainer, 'imported:') GROUP BY explainer),
-     stages AS (SELECT unnest(['explain', 'probe', 'score']) AS stage UNION SELECT stage FROM stage WHERE stage LIKE 'explain:%' OR stage LIKE 'probe:%' OR stage LIKE 'score:%'),
-     latest AS (SELECT s.dictionary, s.feature, s.stage, arg_max(s.status, s.rowid) AS status FROM stage s
-                JOIN feature f ON f.dictionary = s.dictionary AND f.feature = s.feature AND f.status <> 'dead' GROUP BY ALL)
-SELECT stages.stage, count(*) FILTER (latest.status = 'done') AS done, count(*) FILTER (latest.status = 'failed') AS failed,
-       count(*) FILTER (latest.status = 'abstained') AS abstained, coalesce(any_value(theirs.n), any_value(todo.n)) - count(latest.status) AS waiting
-FROM stages CROSS JOIN todo LEFT JOIN latest USING (stage) LEFT JOIN theirs ON ends_with(stages.stage, ':' || theirs.explainer)
-GROUP BY stages.stage ORDER BY list_position(['explain', 'probe', 'score'], split_part(stages.stage, ':', 1)), stages.stage;
+     stood AS MATERIALIZED (FROM standing),
+     stages AS (SELECT unnest(['explain', 'probe', 'score']) AS stage UNION SELECT stage FROM stood WHERE stage LIKE 'explain:%' OR stage LIKE 'probe:%' OR stage LIKE 'score:%'),
+     sums AS (SELECT stage, coalesce(sum(features) FILTER (status = 'done'), 0)::BIGINT AS done, coalesce(sum(features) FILTER (status = 'failed'), 0)::BIGINT AS failed,
+                     coalesce(sum(features) FILTER (status = 'abstained'), 0)::BIGINT AS abstained, coalesce(sum(features), 0)::BIGINT AS dealt_with
+              FROM stages LEFT JOIN stood USING (stage) GROUP BY stage)
+SELECT s.stage, s.done, s.failed, s.abstained, coalesce(own.n, todo.n) - s.dealt_with AS waiting
+FROM sums s CROSS JOIN todo LEFT JOIN (SELECT stage, any_value(n) AS n FROM stages JOIN theirs ON ends_with(stage, ':' || explainer) GROUP BY stage) own USING (stage)
+ORDER BY list_position(['explain', 'probe', 'score'], split_part(s.stage, ':', 1)), s.stage;
 
 -- How features went through the graphs `label` and `cascade`: one row for each graph, node and outcome.
 -- features: that had this outcome there; visits: how often, since a node of a loop is visited more than once. share: of all features
@@ -240,7 +285,27 @@ LEFT JOIN (SELECT experiment_id, median(max_activation) AS max_activation FROM m
            SEMI JOIN (SELECT dictionary, feature, experiment_id FROM debate_turn JOIN debate USING (debate_id)) USING (dictionary, feature, experiment_id)
            GROUP BY experiment_id) o ON o.experiment_id = t.experiment_id
 ORDER BY d.dictionary, d.feature, d.debate_id, t.number;
-"""
+
+-- What others published of a feature beside what was measured here: one row for each feature and import (`source`) that says anything
+-- of it. Their numbers are of another corpus. their_token: on which their strongest activation is.
+CREATE OR REPLACE VIEW published AS
+WITH named AS (SELECT source, dictionary, feature FROM imported_feature UNION SELECT source, dictionary, feature FROM imported_activation
+               UNION SELECT source, dictionary, feature FROM imported_explanation),
+     windows AS (SELECT source, dictionary, feature, count(*) AS n, max(list_max(activations)) AS most,
+                        arg_max(tokens[list_position(activations, list_max(activations))], list_max(activations)) AS token
+                 FROM imported_activation GROUP BY ALL),
+     said AS (SELECT source, dictionary, feature, count(*) AS n FROM imported_explanation WHERE description <> '' GROUP BY ALL)
+SELECT k.dictionary, k.feature, k.source, l.label, f.density, i.density AS their_density, f.max_activation,
+       coalesce(i.max_activation, w.most) AS their_max_activation, f.top_tokens, w.token AS their_token, i.top_logits AS their_top_logits,
+       i.bottom_logits AS their_bottom_logits, coalesce(w.n, 0) AS their_windows, coalesce(s.n, 0) AS their_explanations
+FROM named k
+LEFT JOIN imported_feature i ON i.source = k.source AND i.dictionary = k.dictionary AND i.feature = k.feature
+LEFT JOIN windows w ON w.source = k.source AND w.dictionary = k.dictionary AND w.feature = k.feature
+LEFT JOIN said s ON s.source = k.source AND s.dictionary = k.dictionary AND s.feature = k.feature
+LEFT JOIN feature f ON f.dictionary = k.dictionary AND f.feature = k.feature
+LEFT JOIN label l ON l.dictionary = k.dictionary AND l.feature = k.feature
+ORDER BY k.dictionary, k.feature, k.source;
+""".replace("{SCORES_NOW}", SCORES_NOW).replace("{STAGES_NOW}", STAGES_NOW)
 
 _MADE = "SELECT comment FROM duckdb_columns() WHERE table_name = 'schema_version' AND schema_name = 'main'"
 
@@ -280,6 +345,7 @@ def make_views(connection: duckdb.DuckDBPyConnection) -> None:
         return
     connection.execute("BEGIN")
     connection.execute(VIEWS)
+    connection.execute("DELETE FROM reckoned")  # by views that may have reckoned otherwise
     comments.comment(connection)
     connection.execute(f"COMMENT ON COLUMN schema_version.version IS '{said}'")
     connection.execute("COMMIT")

@@ -38,6 +38,7 @@ _FRESH = 2.0  # seconds: a snapshot of that age is as good as a new one
 _OLD = 60.0  # seconds: an older one is used only if no new one comes
 _SOON = 1.5  # seconds that a new one is waited for where the old one would do
 _LIVE_SECONDS = 30.0  # for an answer of the server
+_HELLO_SECONDS = 8.0  # for its first one; a run that was suspended gives none
 _LOOK = 0.05
 ROWS = 10_000  # of a result in hand at a time
 
@@ -87,7 +88,10 @@ class Reader(Store):
 class LiveReader(Reader):
     """The server of a running run. What it will not do, or not in time, is done by a snapshot."""
 
-    def __init__(self, path: str | Path, writer: Writer, otherwise: Callable[[], Reader]) -> None:
+    def __init__(
+        self, path: str | Path, writer: Writer, otherwise: Callable[[], Reader], patience: float = _HELLO_SECONDS
+    ) -> None:
+        self._asking: threading.Thread | None = None
         self.path, self.way, self.schema, self.without = str(path), "live", len(MIGRATIONS), "a run is going on"
         self._closed = False
         self._uri, self._token, self._otherwise = f"quack:127.0.0.1:{writer.port}", writer.token, otherwise
@@ -98,17 +102,23 @@ class LiveReader(Reader):
         why = load(self._connection, LIVE)
         if why is None:
             with suppress(StoreError, UsageError):
-                self._ask("SELECT glossator_live.main.run_id() AS run", [], "_hello")
+                self._ask("SELECT glossator_live.main.run_id() AS run", [], "_hello", patience)
                 if self._connection.execute("FROM _hello").fetchall() == [(writer.run,)]:
                     return
             why = "its server does not answer"
-        self._connection.close()
+        self._leave()
         raise StoreError(f"{path}: {why}")
 
     def close(self) -> None:
-        super().close()
+        self._closed = True
+        self._leave()
         if self._instead is not None:
             self._instead.close()
+
+    def _leave(self) -> None:
+        """A question that is still asked cannot be stopped, and closing would wait for it: then the thread that waits keeps its own."""
+        if self._asking is None or not self._asking.is_alive():
+            self._connection.close()
 
     def sql(self, query: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         table = self.arrow(query, parameters)
@@ -135,7 +145,7 @@ class LiveReader(Reader):
         with self.cursor() as cursor:
             yield cursor.execute("FROM _result").to_arrow_reader(ROWS)
 
-    def _ask(self, query: str, parameters: Sequence[Any], table: str) -> None:
+    def _ask(self, query: str, parameters: Sequence[Any], table: str, patience: float = _LIVE_SECONDS) -> None:
         """Fetch a result. Raises UsageError where the query is wrong, StoreError where the server will not or cannot."""
         text, said = _with_values(query, parameters), []
 
@@ -150,10 +160,11 @@ class LiveReader(Reader):
                 said.append(str(error))
 
         thread = threading.Thread(target=fetch, name="glossator-reader", daemon=True)  # it cannot be interrupted
+        self._asking = thread
         thread.start()
-        thread.join(_LIVE_SECONDS)
+        thread.join(patience)
         if thread.is_alive():
-            raise StoreError(f"{self.path}: no answer within {_LIVE_SECONDS:.0f} seconds")
+            raise StoreError(f"{self.path}: no answer within {patience:.0f} seconds")
         if said and any(
             sign in said[0]
             for sign in ("Authorization", "Authentication", "Failed to send", "IO Error", "Out of Memory")

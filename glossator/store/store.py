@@ -25,55 +25,21 @@ import duckdb
 import pyarrow as pa
 
 from glossator.errors import StoreError, UnsealedError
-from glossator.rows import (
-    BatchRequestRow,
-    BatchRow,
-    CallRow,
-    DebateRow,
-    DebateTurnRow,
-    ExperimentRow,
-    ExplanationRow,
-    FailureRow,
-    MeasurementRow,
-    NullScoreRow,
-    PredictionRow,
-    PromptRow,
-    RatingRow,
-    RepeatScoreRow,
-    Row,
-    ScoreRow,
-    SessionRow,
-    SetComparisonRow,
-    StatusRow,
-    StepRow,
-)
+from glossator.rows import MeasurementRow, PredictionRow, Row, StatusRow
 from glossator.store.files import Config, backed_up, connected, missing, refuse_other_files, writing
 from glossator.store.migrations import migrate
+from glossator.store.reckoned import changes, count_stages, forget, keep_scoreboard
+from glossator.store.row_tables import TABLES, arrow
 
-_TABLES: dict[type, str] = {
-    ExplanationRow: "explanation",
-    ExperimentRow: "experiment",
-    PredictionRow: "prediction",
-    MeasurementRow: "measurement",
-    ScoreRow: "score",
-    NullScoreRow: "null_score",
-    RepeatScoreRow: "repeat_score",
-    RatingRow: "rating",
-    SetComparisonRow: "set_comparison",
-    DebateRow: "debate",
-    DebateTurnRow: "debate_turn",
-    FailureRow: "failure",
-    StatusRow: "stage",
-    StepRow: "step",
-    PromptRow: "prompt",
-    CallRow: "llm_call",
-    SessionRow: "llm_session",
-    BatchRow: "llm_batch",
-    BatchRequestRow: "llm_batch_request",
-}
 _GROUP_ROWS = 1024
 _GROUP_SECONDS = 0.03
+_GROUP_ENOUGH, _GROUP_NEXT = (
+    256,
+    0.003,
+)  # rows that are worth a transaction; seconds in which more of the same burst would come
 _SEALS = 1 << 17  # experiments that are remembered: what is measured was mostly predicted just before
+_COUNTED = 1 << 16  # rows of `stage` after which they are counted: what came later costs who asks for `coverage`
+_KEPT_SHARE = 20  # the scoreboard is kept for so many times as long as that took, if there is no end
 _WAL_BYTES = 1 << 24  # from which on what was committed is taken into the file itself
 _PATIENCE = (0.1, 0.5, 2.0, 5.0)  # seconds between tries where somebody's query has taken the memory
 _CONFIG: Config = {
@@ -101,9 +67,11 @@ class _Replacement:
 
 @dataclasses.dataclass(frozen=True)
 class _Stream:
-    """Tables that are made while they are written."""
+    """Tables that are made while they are written; `before` and `after` are of their transaction."""
 
     tables: Iterable[tuple[str, pa.Table]]
+    before: _Step = lambda connection: None
+    after: _Step = lambda connection: None
 
     def __len__(self) -> int:
         return _GROUP_ROWS  # nothing more is gathered behind it
@@ -136,6 +104,9 @@ class Store:
             self._connection.close()
             cause = str(error).splitlines()[0][:160]
             raise StoreError(f"{self.path}: a DuckDB file, but not a run of Glossator ({cause})") from error
+        self._changing = threading.Lock()  # one change at a time: what is reckoned is of one moment
+        self._said = 0  # rows of `stage` since they were counted
+        self._kept, self._keeping = -1e9, 0.0  # when the scoreboard was kept, and how long it took
         self._sealed: dict[str, None] = {}  # experiments that were predicted lately, oldest first
         self._jobs: queue.Queue[_Job | None] = queue.Queue()
         self._closed = False
@@ -152,13 +123,18 @@ class Store:
         """`put` for synchronous callers."""
         self._submit(rows).result()
 
-    def put_tables(self, tables: Mapping[str, pa.Table] | Iterable[tuple[str, pa.Table]]) -> None:
-        """Append whole Arrow tables, all in one transaction; a name may come more than once.
+    def put_tables(
+        self,
+        tables: Mapping[str, pa.Table] | Iterable[tuple[str, pa.Table]],
+        before: _Step = lambda connection: None,
+        after: _Step = lambda connection: None,
+    ) -> None:
+        """Append whole Arrow tables, all in one transaction, between `before` and `after`; a name may come more than once.
 
         Pairs are taken one by one in the writer's thread, so that no more than one table need be in memory. What their
         iterator raises undoes all of them, and is raised here: a GlossatorError as itself, anything else as StoreError.
         """
-        self._submit(_Stream(tables.items() if isinstance(tables, Mapping) else tables)).result()
+        self._submit(_Stream(tables.items() if isinstance(tables, Mapping) else tables, before, after)).result()
 
     def replace_now(self, before: _Step, rows: Sequence[Row], after: _Step = lambda connection: None) -> None:
         """Delete with `before`, write rows, amend with `after`: one transaction, so that a kill leaves the old or the new."""
@@ -172,14 +148,14 @@ class Store:
         return future
 
     def _write(self) -> None:
-        """The writer thread: gather what comes within 30 ms, write it as one transaction."""
+        """The writer thread: gather what comes within 30 ms, or 3 ms after many rows, write it as one transaction."""
         while (job := self._jobs.get()) is not None:
             group = [job]
             size = len(job[0])
             stop = False
             while size < _GROUP_ROWS:
                 try:
-                    following = self._jobs.get(timeout=_GROUP_SECONDS)
+                    following = self._jobs.get(timeout=_GROUP_SECONDS if size < _GROUP_ENOUGH else _GROUP_NEXT)
                 except queue.Empty:
                     break
                 if following is None:
@@ -209,6 +185,8 @@ class Store:
         for _, future in group:
             future.set_result(None)
         self._checkpoint_when_due()
+        if self._said >= _COUNTED:
+            self._reckon(self._connection, count_stages)
 
     def _patiently(self, batch: Sequence[_What]) -> None:
         """A transaction that may lack memory for a while, where somebody else's query has taken it."""
@@ -241,20 +219,24 @@ class Store:
                 for row in what.rows if isinstance(what, _Replacement) else what:
                     rows.setdefault(type(row), []).append(row)
         self._refuse_unsealed(rows.get(MeasurementRow, []))
-        tables = [(_TABLES[kind], _arrow(kind, members)) for kind, members in rows.items()]
-        self._connection.execute("BEGIN")
-        try:
-            replaced = [what for what in batch if isinstance(what, _Replacement)]
-            for what in replaced:
-                what.before(self._connection)
-            for name, table in chain(*streams, tables):
-                self._insert(name, table)
-            for what in replaced:
-                what.after(self._connection)
-            self._connection.execute("COMMIT")
-        except BaseException:
-            self._connection.execute("ROLLBACK")
-            raise
+        tables = [(TABLES[kind], arrow(kind, members)) for kind, members in rows.items()]
+        replaced = [what for what in batch if isinstance(what, _Replacement | _Stream)]
+        with self._changing:
+            self._connection.execute("BEGIN")
+            try:
+                for what in replaced:
+                    what.before(self._connection)
+                for name, table in chain(*streams, tables):
+                    self._insert(name, table)
+                for what in replaced:
+                    what.after(self._connection)
+                if replaced:
+                    forget(self._connection)
+                self._connection.execute("COMMIT")
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+        self._said += len(rows.get(StatusRow, []))
         self._sealed |= {
             row.experiment_id: None for row in rows.get(PredictionRow, []) if isinstance(row, PredictionRow)
         }
@@ -322,14 +304,43 @@ class Store:
     def execute(self, script: str, parameters: Sequence[Any] = ()) -> None:
         """A change that is not rows (materialising, replacing a stage's output). Waits for the writer first."""
         self.put_now()
-        with self.cursor() as cursor:
+        with self._changing, self.cursor() as cursor:
             try:
                 cursor.execute("BEGIN")
+                if changes(cursor, script):
+                    forget(cursor)
                 cursor.execute(script, list(parameters)) if parameters else cursor.execute(script)
                 cursor.execute("COMMIT")
                 self.changes += 1
             except duckdb.Error as error:
                 raise writing(self.path, error) from error
+
+    def reckon(self) -> None:
+        """Keep what `scoreboard` and `coverage` show (see reckoned.py). For the end of a stage; the views are right without, but slow.
+
+        The scoreboard of a large run, which takes seconds, is kept once in a while only.
+        """
+        self.put_now()
+        due = time.monotonic() > self._kept + _KEPT_SHARE * self._keeping
+        with self.cursor() as cursor:
+            self._reckon(cursor, count_stages, *([keep_scoreboard] if due else []))
+
+    def _reckon(self, connection: duckdb.DuckDBPyConnection, *steps: _Step) -> None:
+        """Each in a transaction. What cannot be done, for want of memory or disk, is left: nobody needs it to be right."""
+        with self._changing:
+            for step in steps:
+                began = time.monotonic()
+                try:
+                    connection.execute("BEGIN")
+                    step(connection)
+                    connection.execute("COMMIT")
+                except duckdb.Error:
+                    with suppress(duckdb.Error):
+                        connection.execute("ROLLBACK")
+                if step is keep_scoreboard:
+                    self._kept, self._keeping = time.monotonic(), time.monotonic() - began
+            self._said = 0
+            self.changes += 1
 
     def checkpoint(self) -> None:
         """Take what was committed into the file itself; waits while somebody copies it."""
@@ -342,13 +353,15 @@ class Store:
         self.backup = backed_up(self.path, schema)
 
     def close(self) -> None:
-        """Write what is waiting, checkpoint, close. Safe to call twice."""
+        """Write what is waiting, reckon, checkpoint, close. Safe to call twice."""
         if self._closed:
             return
         self._closed = True
         self._jobs.put(None)
         self._thread.join()
         try:
+            if self.path != ":memory:":
+                self._reckon(self._connection, count_stages, keep_scoreboard)
             with suppress(duckdb.TransactionException):  # a reader that was cut off: what is in the log stays there
                 _checkpoint(self._connection)
         except duckdb.Error as error:
@@ -375,8 +388,3 @@ def _checkpoint(connection: duckdb.DuckDBPyConnection) -> None:
         except duckdb.TransactionException:
             time.sleep(pause)
     connection.execute("CHECKPOINT")
-
-
-def _arrow(kind: type, rows: Sequence[Row]) -> pa.Table:
-    names = [f.name for f in dataclasses.fields(kind)]
-    return pa.table({name: pa.array([getattr(row, name) for row in rows]) for name in names})

@@ -105,7 +105,7 @@ def through_cascade(
     lexical: Lexical | None = WEAK,
 ) -> Found:
     (record,) = run.records([BEAR])
-    questions = candidate_questions(record, run.lexicon.vocabulary, config.best_of)
+    questions = partial(candidate_questions, record, run.lexicon.vocabulary, config.best_of)
     whole = task(run, BEAR, config.label, "cascade")(
         writer, reading(run, reader), tries, config.good, lexical, questions, config
     )

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from glossator.agents.pool import in_progress
+from glossator.llm.limiter import Limiter
 
 
 def run(items: Iterator[int], total: int, in_hand: int, work, progress=lambda done, of: None) -> None:  # type: ignore[no-untyped-def]
@@ -119,3 +120,17 @@ def test_who_is_cancelled_gives_up_what_is_in_flight_and_leaves_no_thread() -> N
 
     asyncio.run(whole())
     assert sorted(given_up) == [0, 1, 2]
+
+
+def test_what_was_begun_first_is_served_first() -> None:
+    served: list[tuple[int, int]] = []
+    limiter = Limiter(1, 60.0)
+
+    async def work(item: int) -> None:
+        for question in range(3):  # they follow from one another
+            async with limiter.slot():
+                served.append((item, question))
+                await asyncio.sleep(0.002)
+
+    run(iter(range(6)), 6, 6, work)
+    assert served.index((0, 2)) < served.index((5, 0)) and len(served) == 18

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from glossator.store.store import Store
+from tests.exchange.test_round_trips import lines
 from tests.report import tiny
 from tests.test_shown import told
 
@@ -37,12 +38,33 @@ def test_folders_are_written(path: Path, tmp_path: Path, capsys: pytest.CaptureF
         assert (tmp_path / form / name).exists()
 
 
+def test_what_was_published_comes_in_and_goes_out_as_it_was(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs = tmp_path / "theirs"
+    assert told(capsys, "export", path, "--format", "neuronpedia", "--out", theirs)[0] == 0
+    code, said, complained = told(capsys, "import", path, theirs)
+    assert code == 0 and "stored as published by 'theirs'" in said, complained
+    out = tmp_path / "again"
+    code, said, complained = told(
+        capsys, "export", path, "--format", "neuronpedia", "--imported", "theirs", "--out", out
+    )
+    assert code == 0 and "as 'theirs' published them" in said, complained
+    assert not (theirs / "activations").exists()  # this run has none
+    for kind in ("features", "explanations"):
+        assert lines(out / kind / "batch-0.jsonl.gz") == lines(theirs / kind / "batch-0.jsonl.gz")
+
+
 @pytest.mark.parametrize(
     ("words", "part"),
     [
         (["export", "--out", "x", "--format", "excel"], "--format excel"),
         (["export", "--out", "x", "--features", "0-9"], "feature 6"),
         (["export", "--out", "x", "--dictionary", "nobody"], "--dictionary nobody"),
+        (
+            ["export", "--out", "x", "--format", "neuronpedia", "--imported", "them"],
+            "--imported them: this run has imported no such",
+        ),
         (["import", "nothing.jsonl"], "nothing.jsonl: no such file"),
         (["import", "nothing.jsonl", "--dictionary", "nobody"], "--dictionary nobody"),
     ],

@@ -113,12 +113,12 @@ def activation(**more: Any) -> dict[str, Any]:
     ("rows", "part"),
     [
         ([feature(), feature(pos_values=["much"])], r"line 2: pos_values.0: Input should be a valid number"),
-        ([feature(index="99")], r"1 of its 1 rows are about features that do not exist"),
+        ([feature(index="99")], r"f.jsonl: line 1: feature 99 does not exist: planted has 0 to 11"),
         ([feature(index="first")], r"feature first is no index"),
-        ([feature(), feature(layer="y")], r"source x is not one dictionary's name"),
+        ([feature(), feature(layer="y")], r"line 2: source y beside x, and which dictionaries"),
         ([activation(values=[1])], r"line 1: 2 tokens and 1 values"),
         ([activation(), activation(tokens="ab")], r"line 2: tokens: Input should be a valid list"),
-        ([activation(index="12")], r"features that do not exist .*line 1.*0 to 11"),
+        ([activation(index="12")], r"line 1: feature 12 does not exist: planted has 0 to 11"),
     ],
 )
 def test_features_and_activations_that_do_not_fit_are_refused_with_their_row(
@@ -127,6 +127,8 @@ def test_features_and_activations_that_do_not_fit_are_refused_with_their_row(
     (tmp_path / "f.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(UsageError, match=part):
         import_files(other, [tmp_path / "f.jsonl"])
+    for table in ("imported_file", "imported_feature", "imported_activation"):
+        assert other.store.sql(f"SELECT count(*) FROM {table}") == [(0,)]
 
 
 def test_half_a_file_is_refused(other: Run, tmp_path: Path) -> None:

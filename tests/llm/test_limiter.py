@@ -9,7 +9,7 @@ import time
 import pytest
 
 from glossator.errors import ProviderError
-from glossator.llm.limiter import Limiter
+from glossator.llm.limiter import TURN, Limiter
 
 
 def overloaded(limiter: Limiter, started: float, times: int = 1) -> None:
@@ -230,3 +230,21 @@ def test_once_all_is_over_those_who_wait_sleep_or_come_learn_it_at_once() -> Non
         assert limiter.in_flight == 0
 
     asyncio.run(run())
+
+
+def test_who_waits_is_served_by_turn_and_then_in_order_of_arrival() -> None:
+    served: list[str] = []
+    limiter = Limiter(1, 60.0)
+
+    async def one(name: str, turn: int) -> None:
+        TURN.set(turn)
+        async with limiter.slot():
+            served.append(name)
+            await asyncio.sleep(0)
+
+    async def whole() -> None:
+        places = [("first here", 9), ("young", 7), ("old", 2), ("young, later", 7), ("old, later", 2)]
+        await asyncio.gather(*(one(*place) for place in places))
+
+    asyncio.run(whole())
+    assert served == ["first here", "old", "old, later", "young", "young, later"]

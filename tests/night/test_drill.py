@@ -1,4 +1,7 @@
-"""The drill, short: a night with a faulty server, killed twice while another process looks in, ends as one that was left alone."""
+"""The drill, short: a night with a faulty server, killed twice while another process looks in, ends as one that was left alone.
+
+The one that is killed goes in waves of three features, the other in one: how large waves are changes no row either.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +23,10 @@ def faulty() -> Server:
     return Server(answer=answers, delay=0.05, plan=Plan(0.04, 3, FAULTS))
 
 
-def night(folder: Path, server: Server) -> list[str]:
+def night(folder: Path, server: Server, wave: str) -> list[str]:
     path = written(
         folder,
-        features='which = "0-7"\norder = "density desc"',
+        features=f'which = "0-7"\norder = "density desc"\nwave = {wave}',
         explain='explainer = "cascade"',
         score='scorers = ["rule", "detection"]',
         llm=f'writer = "openai:double@{server.openai}"\nconcurrency = {IN_FLIGHT}',
@@ -40,8 +43,8 @@ def test_a_night_that_is_killed_twice_under_the_eyes_of_others_ends_as_one_that_
         folder.mkdir()
         shutil.copy(planted_file, folder / "run.duckdb")
     with serving(faulty()) as server, serving(faulty()) as other:
-        finish(night(whole, other))
-        command = night(killed, server)
+        finish(night(whole, other, '"all"'))
+        command = night(killed, server, "3")
         with looking(killed / "run.duckdb", tmp_path / "looks"):
             assert kill_after(command, server, 5, 0.1)
             assert kill_after(command, server, 12, 0.0)

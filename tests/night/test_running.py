@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from glossator.agents.run import Run
 from glossator.config import read_night
 from glossator.errors import ProviderError, StoreError, UsageError
 from glossator.night.log import log_path
-from glossator.night.running import run_night
+from glossator.night.running import reports, run_night
+from glossator.night.stages import left, stages
 from glossator.progress import Standing
 from glossator.store.store import Store
 from tests.llm.server import Server, serving
@@ -75,7 +77,6 @@ def test_a_change_says_what_is_done_anew_and_equal_questions_are_answered_from_t
 
 def test_what_another_command_did_under_the_same_settings_stands(folder: Path) -> None:
     from glossator import pipeline
-    from glossator.agents.run import Run
     from glossator.config import LexicalConfig
 
     with Store(folder / "run.duckdb") as store:
@@ -183,3 +184,50 @@ def test_comparisons_that_were_not_made_are_made_of_all_features_not_of_those_th
         run(path)
     assert wanted and sql(folder, made) == wanted
     assert len(server.seen) == asked, "all replies were in the log"
+
+
+def test_what_was_stopped_on_one_dictionary_is_not_done_anew_on_another(folder: Path) -> None:
+    path = written(folder, features=ORDER, probe='by = "none"')
+    run(path)
+    call = (
+        "INSERT INTO run BY NAME SELECT run_id || 'x' AS run_id, stage, replace(config, 'planted', 'another') AS config, started + INTERVAL 1 HOUR AS started "
+        "FROM run WHERE stage = 'night:rule'"
+    )
+    with Store(folder / "run.duckdb") as store:
+        store.execute(call)  # it never ended
+        whole = next(one for one in stages(read_night(path).night) if one.name == "rule")
+        assert left(Run(store), whole, range(6)).todo == ()
+        store.execute(call.replace("'another'", "'planted'"))
+        assert left(Run(store), whole, range(6)).todo == tuple(range(6))
+
+
+def test_each_dictionary_that_is_no_control_has_a_page(folder: Path) -> None:
+    with Store(folder / "run.duckdb") as store:
+        for name, control in (("later", None), ("later:random", "random")):
+            store.execute(
+                "INSERT INTO dictionary BY NAME SELECT * REPLACE (? AS dictionary, ? AS control) FROM dictionary LIMIT 1",
+                [name, control],
+            )
+        runs = [Run(store, name) for name in ("planted", "later", "later:random")]
+        pages = [(run.dictionary, str(path)) for run, path in reports("here/r.html", runs)]
+        assert pages == [("planted", "here/r.html"), ("later", "here/r-2-later.html")]
+        odd = Run(store, "planted")
+        odd.dictionary = "a/b c@https://x" + "y" * 100
+        ((_, first), (_, second)) = reports("r.html", [runs[0], odd])
+        assert str(first) == "r.html" and "/" not in str(second) and len(str(second)) < 80
+        assert reports(None, runs) == []
+
+
+def test_a_report_that_cannot_be_written_is_said_and_the_night_ends_well(folder: Path, tmp_path: Path) -> None:
+    place = tmp_path / "morning"
+    place.mkdir()
+    path = written(folder, top=f'report = "{place / "r.html"}"', features=ORDER)
+    said: list[str] = []
+
+    def show(_: Standing) -> None:
+        if place.is_dir():
+            place.rmdir()  # while the night goes on
+
+    run_night(read_night(path), show=show, say=said.append, model=model())
+    assert any(line.startswith("no report: ") and "there is no folder" in line for line in said)
+    assert not any("written in" in line for line in said)

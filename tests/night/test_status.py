@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import io
 import json
 import os
@@ -128,6 +129,39 @@ def test_status_says_where_it_stands_and_whether_it_lives(tmp_path: Path) -> Non
     assert "not running: done" in text(status_of(path))
 
 
+def test_status_makes_do_with_a_log_that_something_else_wrote_into(tmp_path: Path) -> None:
+    path = tmp_path / "run.duckdb"
+    log = Log(path)
+    log.write("run begun", night="night.toml")
+    log.write("standing", standing=dataclasses.asdict(STANDING))
+    odd = (
+        '[1]', '3', '"x"', '{"at": "now", "event": "said"}', '{"at": 1, "event": 2}', '{"at": 1, "event": "said", "pid": "x"}', '{"at": 1, "event": "said", "begun": []}',
+        '{"at": 1, "event": "standing", "standing": [1]}', '{"at": 1, "event": "standing", "standing": {"run": "x", "stages": "abc"}}',
+        '{"at": 1, "event": "standing", "standing": {"run": "x", "stages": [{"name": ["a"], "done": "many", "total": 4}]}}',
+        '{"at": 1, "event": "stage ended", "done": "x"}', '{"at": 1, "event": "said", "text": ["\u001b[31m"]}', "\x00\xff",
+    )  # fmt: skip
+    with log_path(path).open("a") as file:
+        file.write("\n".join(odd) + "\n")
+    assert standing_in(list(events(path))) == STANDING
+    assert "120 of 500" in text(status_of(path)) and "\x1b" not in text(status_of(path))
+
+
+def test_status_of_a_long_night_knows_when_it_began(tmp_path: Path) -> None:
+    path = tmp_path / "run.duckdb"
+    log = Log(path)
+    log.write("run begun", night="night.toml")
+    log.write("standing", standing=dataclasses.asdict(STANDING))
+    lines = log_path(path).read_text()
+    (at, begun) = (json.loads(lines.splitlines()[0])[one] for one in ("at", "begun"))
+    log_path(path).write_text(lines.replace(str(at), "1000.0").replace(str(begun), "1000.0"))
+    log._begun = 1000.0
+    for _ in range(400):
+        log.write("said", text="x" * 1000)
+    log.write("standing", standing=dataclasses.asdict(STANDING))
+    assert len(list(events(path))) < 402, "its first line is not in what is read"
+    assert f"begun {datetime.datetime.fromtimestamp(1000):%Y-%m-%d %H:%M}" in text(status_of(path))
+
+
 def test_status_counts_rows_of_a_file_that_was_never_run(folder: Path) -> None:
     assert "explain: 0 done" in text(status_of(folder / "run.duckdb"))
 
@@ -181,3 +215,21 @@ def test_a_plan_without_a_harvest_says_what_it_takes_instead(tmp_path: Path) -> 
     assert any("limits.tokens" in note for note in plan.notes) and any("deadline" in note for note in plan.notes)
     assert not (tmp_path / "run.duckdb").exists()
     assert json.dumps(plan.unknown)
+    assert not any("waves" in note for note in plan.notes)
+    path.write_text(path.read_text() + "[features]\nwave = 500\n")
+    assert any("each of 5 waves takes these rounds" in note for note in forecast(read_night(path)).notes)
+
+
+def test_a_plan_tells_what_is_read_from_what_is_compared_and_knows_offline_scores(folder: Path) -> None:
+    path = written(
+        folder,
+        features='which = "0-11"',
+        probe='by = "none"',
+        score='scorers = ["detection", "embedding"]',
+        llm='writer = "openai:x@http://127.0.0.1:9/v1"',
+    )
+    by = {one.stage: one for one in forecast(read_night(path)).stages}
+    assert by["read"].calls == 24 and by["compare"].calls == pytest.approx(12 + 12, abs=1), (
+        "one pair each, and the neighbour's"
+    )
+    assert by["embedding"].calls is None and by["embedding"].seconds

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -131,6 +132,15 @@ LIVE_ONLY = [
     "SELECT count(*) FROM range(10000000) a(i) JOIN range(10000000) b(i) ON a.i + b.i = 7 OR a.i = 3",
     "WITH RECURSIVE r AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM r) SELECT count(*) FROM r",
     "SELECT 1; SELECT 2",
+    "SELECT count(*) FROM (SELECT unnest(range(1000000)) FROM (SELECT unnest(range(1000000)) FROM label))",
+    "SELECT (SELECT count(*) FROM generate_series(1, feature)) FROM label",
+    "SELECT len(range(20000000000))",
+    "SELECT length(main.repeat('x', 20000000000))",
+    "SELECT length(LPAD('x', 2000000000, 'y')) + length(printf('%2000000000d', 1)) + length(format('{:>2000000000}', 'a'))",
+    "SELECT 3.sleep_ms()",
+    'SELECT "pg_sleep"(1e6)',
+    "FROM json_execute_serialized_sql(json_serialize_sql('FROM quack_server_list()'))",
+    "SELECT " + "-".join(["feature"] * 900) + " FROM label",
 ]
 
 
@@ -190,6 +200,26 @@ def test_the_server_needs_the_token_that_only_the_user_can_read(path: Path) -> N
         assert writer is not None
         with pytest.raises(StoreError, match="does not answer"):  # as if another run had come to that port
             LiveReader(path, replace(writer, run="another"), lambda: open_for_reading(path))
+
+
+@pytest.mark.skipif(not QUACK, reason="needs the extra `live`")
+def test_a_run_that_was_suspended_keeps_nobody_waiting(path: Path) -> None:
+    Store(path).close()
+    with writing(path, 60) as process:
+        with open_for_reading(path, live=True) as reader:
+            assert reader.way == "live"
+        writer = writer_of(path)
+        assert writer is not None
+        os.kill(process.pid, signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            with pytest.raises(StoreError, match="does not answer"):
+                LiveReader(path, writer, lambda: open_for_reading(path), patience=0.5)
+            assert time.monotonic() - began < 10, "what is asked cannot be stopped, and is not waited for"
+        finally:
+            os.kill(process.pid, signal.SIGCONT)
+        with open_for_reading(path, live=True) as reader:
+            assert reader.sql("SELECT 1") == [(1,)]
 
 
 # ------------------------------------------------------------------ snapshots

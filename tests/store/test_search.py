@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import random
 from pathlib import Path
 
 import pytest
 
 from glossator.errors import UsageError
-from glossator.rows import ExplanationRow
+from glossator.rows import ExplanationRow, ScoreRow
 from glossator.store.extensions import SEARCH
 from glossator.store.labels import materialise_labels
 from glossator.store.reading import open_for_reading
@@ -78,3 +79,40 @@ def test_an_index_that_has_everything_is_left_alone(path: Path) -> None:
         before = store.changes
         index_labels(store)
         assert store.changes == before
+
+
+BY_THE_MACRO = """
+SELECT feature FROM (SELECT l.*, fts_main_label.match_bm25(l.explanation_id, ?, fields := 'label', conjunctive := 1) AS rank, {parts} AS holds FROM label l)
+WHERE holds OR rank IS NOT NULL ORDER BY round(rank, 12) DESC NULLS LAST, simulation DESC NULLS LAST, dictionary, feature LIMIT {limit}
+"""
+
+
+@FTS
+@pytest.mark.parametrize("limit", [3, 500])
+def test_the_order_is_that_of_the_extensions_own_macro(tmp_path: Path, limit: int) -> None:
+    """For one word and several, rare and common, twice in a label, stems, parts of words, and words that no label has."""
+    r = random.Random(0)
+    words = ["golden", "gate", "bridge", "bridges", "a", "gates", "under", "of", "Brücke", "x-ray", "1937"]
+    path = tmp_path / "run.duckdb"
+    with Store(path) as store:
+        store.put_tables({"feature": feature_table(["waiting"] * 300)})
+        texts = [" ".join(r.choices(words, weights=range(len(words), 0, -1), k=r.randrange(1, 9))) for _ in range(300)]
+        store.put_now(
+            *(
+                ExplanationRow(f"x{i}", "d", i, "lexical", None, text, None, False, None, "run")
+                for i, text in enumerate(texts)
+            ),
+            *(
+                ScoreRow(f"x{i}", "d", i, "lexical", "rule", None, "simulation", "test", r.choice([0.5, 0.7, None]), None, None, 9, None, "r")
+                for i in range(300)
+            ),
+        )  # fmt: skip
+        materialise_labels(store)
+        index_labels(store)
+    asked = ["golden", "gate golden", "bridged", "a of under golden gate", "golden golden", "gol", "gol a", "brucke", "x-ray", "(bridge)", "nowhere", "golden nowhere"]  # fmt: skip
+    with open_for_reading(path, extensions=SEARCH) as reader:
+        for query in asked:
+            parts = " AND ".join(["contains(lower(label), lower(?))"] * len(query.split()))
+            wanted = reader.sql(BY_THE_MACRO.format(parts=parts, limit=limit), [query, *query.split()])
+            assert search(reader, query, limit)["feature"].to_pylist() == [f for (f,) in wanted], query
+            assert wanted or "nowhere" in query or query == "(bridge)"

@@ -56,12 +56,25 @@ def test_a_file_of_every_schema_is_upgraded_after_a_copy_was_kept(tmp_path: Path
         for view in VIEWS:
             store.sql(f"FROM {view}")
         assert store.sql("SELECT done FROM coverage WHERE stage = 'explain'") == [(1,)]
+    with open_for_reading(path) as reader:  # what views show was kept when the file was closed
+        assert reader.sql("SELECT n, mean, null_mean IS NULL FROM scoreboard") == [(1, 0.5, True)]
+        assert reader.sql("SELECT n, mean FROM scoreboard_row") == [(1, 0.5)]
+        assert reader.sql("SELECT what FROM reckoned ORDER BY what") == [("coverage",), ("scoreboard",)]
     with duckdb.connect(str(store.backup), read_only=True) as kept:
         assert kept.execute("SELECT max(version), (SELECT count(*) FROM feature) FROM schema_version").fetchall() == [
             (number, 3)
         ]
     with Store(path) as again:
         assert again.backup is None and upgraded(again) == ""
+
+
+@pytest.mark.parametrize("number", OLD)
+def test_an_old_file_that_was_only_opened_to_be_read_shows_its_scoreboard(tmp_path: Path, number: int) -> None:
+    path = of_schema(tmp_path / "run.duckdb", number)
+    with open_for_reading(path) as reader:
+        assert reader.sql("SELECT explainer, n, mean FROM scoreboard") == [("lexical", 1, 0.5)]
+        assert reader.sql("SELECT stage, done FROM coverage") == [("explain", 1), ("probe", 0), ("score", 0)]
+        assert reader.sql("SELECT count(*) FROM scoreboard_row") == [(1,)]
 
 
 def test_a_new_file_has_no_copy(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ dense, or has no window to choose by, gets no sentence: there is no telling whet
 
 from __future__ import annotations
 
+import asyncio
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -112,7 +113,8 @@ async def best_of(state: State) -> dict[str, Any]:
     """Further candidates; one takes the place of the sentence if it reads better."""
     task, best = state["task"], state["best"]
     together = _config(state).best_of.together
-    made = await ended(draw_candidates(task.questions, task.ground.on, task.writer, task.reader, together=together))
+    questions = await asyncio.to_thread(task.questions)
+    made = await ended(draw_candidates(questions, task.ground.on, task.writer, task.reader, together=together))
     if isinstance(made, Exception):
         return failed("best_of", "best_of", made)
     new = made.best

@@ -62,9 +62,9 @@ def cascade_explainer(run: Run, config: CascadeConfig, model: str) -> Explainer:
         known = rules.get(record.feature.index)
         asked = judged(known, config)[0] != STANDS  # most features are not asked about, and need no questions
         task = prepared("cascade", run, record, config.label, model, asked=asked)
-        drawn = (
-            best_of.candidate_questions(record, run.lexicon.vocabulary, config.best_of) if asked else ()
-        )  # of `explain`
+        drawn = partial(
+            best_of.candidate_questions, record, run.lexicon.vocabulary, config.best_of
+        )  # of `explain` alone
         whole = partial(task, good=config.good, lexical=known, questions=drawn, cascade=config)
         return _job(cascade_graph(), whole, bench)
 

@@ -10,7 +10,7 @@ Nothing here knows the split `test`: `without_test` takes it out of a record bef
 from __future__ import annotations
 
 import operator
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypedDict, TypeVar, cast
 
@@ -76,7 +76,7 @@ class Task:
     tries: Tries | None = None
     good: float = 1.0
     lexical: Lexical | None = None
-    questions: Sequence[Request] = ()  # of best_of
+    questions: Callable[[], Sequence[Request]] = tuple  # of best_of, made where they are wanted
     cascade: CascadeConfig | None = None
 
 

@@ -27,13 +27,17 @@ Tally = Counter[tuple[str, str]]
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which labels are to be read, by which scorers. features None: all that are left; explainer: of this one alone."""
+    """Which labels are to be read, by which scorers. features None: all that are left; explainer: of this one alone.
+
+    read False: they were read; comparisons and repeats of what has a score are all that is left.
+    """
 
     scorers: Sequence[str]
     features: Sequence[int] | None = None
     every: bool = False
     retry_failed: bool = False
     explainer: str | None = None
+    read: bool = True
 
 
 async def read_labels(
@@ -44,7 +48,9 @@ async def read_labels(
     Raises ProviderError, Stopped, StoreError.
     """
     config, who = predictor.config, predictor.predictor
-    todo = left_to_read(run, who, wanted.scorers, wanted.features, every=wanted.every, explainer=wanted.explainer)
+    todo: dict[str, list[int]] = {}
+    if wanted.read:
+        todo = left_to_read(run, who, wanted.scorers, wanted.features, every=wanted.every, explainer=wanted.explainer)
     retry, scorers = wanted.retry_failed, wanted.scorers if config.nulls else ()
     others = [Comparer(run, predictor, s, wanted.explainer, retry_failed=retry) for s in scorers]
     again = [repeated(predictor, r) for r in range(1, config.repeats + 1)]
@@ -62,7 +68,8 @@ async def read_labels(
 
         if todo:
             await scorer(predictor).score(todo, in_hand)
-            materialise_labels(run.store)
+            if others or again:  # they are of the labels that stand now; else whoever asked for this settles them
+                materialise_labels(run.store)
         for one in others:
             await one.compare(one.left(wanted.features), run_id, tally, in_hand)
         for reader in again:
