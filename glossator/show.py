@@ -143,7 +143,8 @@ def experiments(run: Run, feature: int) -> RenderableType:
         "SELECT e.kind, p.predictor, p.p_fires, o.fired_share, o.weak, o.max_activation, e.edit, e.texts[1] FROM experiment e "
         "JOIN prediction p USING (experiment_id) "
         "JOIN outcome o ON o.experiment_id = e.experiment_id AND o.dictionary = e.dictionary AND o.feature = e.feature "
-        "WHERE e.dictionary = ? AND e.feature = ? "
+        "LEFT JOIN label l ON l.dictionary = e.dictionary AND l.feature = e.feature "
+        "WHERE e.dictionary = ? AND e.feature = ? AND (NOT starts_with(e.pool, 'debate:') OR p.explanation_id = l.explanation_id) "
         "QUALIFY e.pool = arg_max(e.pool, p.sealed_at) OVER (PARTITION BY e.split, p.predictor, p.explanation_id, e.pool LIKE 'debate:%') "
         "ORDER BY p.sealed_at, e.rowid, p.rowid",
         [run.dictionary, feature],

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from glossator.errors import UsageError
 from glossator.scorers.validity import FAULTS, RIGHT, RIVALS, SEES, Ranked, first, in_words, ranked
+from glossator.store.files import refuse_to_overwrite
 from glossator.types import Estimate
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def check_out(path: Path | None) -> None:
         raise UsageError(
             f"--out {path}: {'is a folder' if path.is_dir() else f'there is no folder {path.parent}'}; name a file"
         )
+    refuse_to_overwrite(path)
 
 
 def figures(found: Found) -> dict[str, dict[str, Ranked]]:

@@ -45,9 +45,11 @@ def export(
     explanations or windows; Parquet holds every view with all of its columns, `published` too.
     """
     from glossator.exchange import export as write
+    from glossator.store.files import refuse_to_overwrite
     from glossator.store.reading import open_for_reading
     from glossator.store.records import dictionaries
 
+    refuse_to_overwrite(to)
     with open_for_reading(path, err.print) as reader:
         names = dictionaries(reader) if form == "parquet" and features is None else []  # which takes all of them
     with looked_at(path, dictionary or next(iter(names), None)) as run:

@@ -38,12 +38,14 @@ def sql(
 ) -> None:
     """Query the run file, also while a run writes it. Read-only: nothing can be changed and no other file be read."""
     from glossator.show_schema import schema_shown
+    from glossator.store.files import refuse_to_overwrite
     from glossator.store.output import check, render
     from glossator.store.reading import open_for_reading
 
     if (query is None) != schema:
         raise UsageError("sql: give a query, or --schema, which shows what there is to ask for")
     check(output, to)
+    refuse_to_overwrite(to)
     text = sys.stdin.read() if query == "-" else query
     with open_for_reading(path, err.print, live=True, current=False) as reader, quiet_pipes():
         if text is None:
@@ -52,7 +54,7 @@ def sql(
         with reader.stream(text) as batches:
             rows = render(batches, output, out, to)
     if to is not None:
-        err.print(f"{to}: {rows} rows")
+        err.print(f"{to}: {rows} row{'s' * (rows != 1)}")
 
 
 @app.command(epilog=example('search run.duckdb "golden gate bridge"'))
@@ -147,6 +149,8 @@ def report(
 ) -> None:
     """One self-contained HTML page: scores against nulls, best and worst, counterexamples, debates, cost, failures, a card for each feature."""
     from glossator.report import write_report
+    from glossator.store.files import refuse_to_overwrite
 
+    refuse_to_overwrite(to)
     with looked_at(path, dictionary) as run:
         out.print(f"{to}: {write_report(run, to)} features", soft_wrap=True)

@@ -42,9 +42,12 @@ def harvested(night: Night, tell: Callable[[str], None] = lambda line: None) -> 
 
 
 def mistakes(
-    written: Written, now: datetime.datetime, tell: Callable[[str], None] = lambda line: None
+    written: Written, now: datetime.datetime, tell: Callable[[str], None] = lambda line: None, *, asks: bool = True
 ) -> list[Mistake]:
-    """All that is wrong, beside what was wrong with the form. Raises StoreError for a run file that cannot be opened."""
+    """All that is wrong, beside what was wrong with the form. Raises StoreError for a run file that cannot be opened.
+
+    asks: whether anybody will be asked; else it does not matter that a key is missing.
+    """
     night = written.night.located(written.path.parent)
     found: list[Mistake] = []
 
@@ -56,6 +59,8 @@ def mistakes(
         say(key, message)
     for check in (_files, _subject, _corpus, _kinds, _features, _models, _money):
         check(night, say)
+    for key, message in keys_missing(night).items() if asks else ():
+        say(key, message)
     _not_overwritten(night, written.path, say)
     try:
         moment(night.limits.deadline, now)
@@ -206,11 +211,21 @@ def _models(night: Night, say: Say) -> None:
             continue
         if spec.provider == "local" and not Path(spec.name).expanduser().exists():
             say(key, f"{spec.name}: no such folder")
-        if spec.theirs and not os.environ.get(KEYS[spec.provider], "").strip():
-            say(key, f"{spec.provider}: no key; set the environment variable {KEYS[spec.provider]}")
     if night.llm.effort is not None:
         for error in _raised(_check_effort, night.llm.effort):
             say("llm.effort", _plain(error))
+
+
+def keys_missing(night: Night) -> dict[str, str]:
+    """By key of the file: who cannot be asked for want of a key."""
+    found = {}
+    for key, text in (("llm.writer", night.llm.writer), ("llm.reader", night.llm.reader)):
+        if text is None or _raised(parse_spec, text):
+            continue
+        spec = parse_spec(text)
+        if spec.theirs and not os.environ.get(KEYS[spec.provider], "").strip():
+            found[key] = f"{spec.provider}: no key; set the environment variable {KEYS[spec.provider]}"
+    return found
 
 
 def _check_effort(effort: str) -> None:

@@ -79,7 +79,7 @@ class Plan:
 def forecast(written: Written) -> Plan:
     """Raises UsageError with all mistakes of the file. Nothing is written, and nobody is asked."""
     now = datetime.datetime.now()
-    refuse(written.path, [*written.mistakes, *mistakes(written, now)])
+    refuse(written.path, [*written.mistakes, *mistakes(written, now, asks=False)])
     night = written.night.located(written.path.parent)
     if harvested(night):
         with open_for_reading(night.run) as store:

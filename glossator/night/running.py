@@ -246,7 +246,7 @@ def _call(stage: Stage, part: Part, todo: Sequence[int], watch: Watch, wave: str
     watch.reads(part.run.store, part.run)
     watch.stopping.check()
     about = part.run.dictionary
-    with watch.stage(stage.name, about, len(todo), wave), called(part.run, stage, todo):
+    with watch.stage(stage.name, about, len(todo), wave, (stage.marks, part.features)), called(part.run, stage, todo):
         said = stage.work(part.run, todo)
     if isinstance(said, str):
         watch.say(f"{wave}: {said}" if wave else said)

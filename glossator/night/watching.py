@@ -59,6 +59,7 @@ class Watch:
         self._pieces = {one: _Piece() for one in stages}
         until = f"{stopping.deadline:%H:%M}" if stopping.deadline else None
         self._standing = Standing(name, until=until)
+        self._failing: tuple[str, list[str], list[int]] = ("", [], [])
         self._marks: deque[tuple[float, int]] = deque()
         self._begun = 0.0
         self._step = 0
@@ -125,9 +126,15 @@ class Watch:
             self._put(dataclasses.replace(one, state=state, done=piece.of, total=piece.of, rate=None, left=None))
 
     @contextmanager
-    def stage(self, name: str, about: str, total: int, wave: str = "") -> Iterator[None]:
-        """Around the work of one stage on one dictionary, or on one wave of its features: `wave 2 of 7`."""
+    def stage(
+        self, name: str, about: str, total: int, wave: str = "", failing: tuple[Sequence[str], Sequence[int]] = ((), ())
+    ) -> Iterator[None]:
+        """Around the work of one stage on one dictionary, or on one wave of its features: `wave 2 of 7`.
+
+        failing: how rows of `stage` call it, and the features of the night, of which those are counted that have failed.
+        """
         with self._lock:
+            self._failing = (about, list(failing[0]), list(failing[1]))
             self._marks.clear()
             self._begun = time.monotonic()
             self._spent_before = self._standing.usd or 0.0
@@ -215,7 +222,9 @@ class Watch:
                 "coalesce(sum(coalesce(input_tokens, 0) + coalesce(output_tokens, 0)), 0)::BIGINT FROM llm_call"
             )
             ((failed,),) = store.sql(
-                "SELECT count(*) FROM (SELECT arg_max(status, rowid) AS status FROM stage GROUP BY dictionary, feature, stage) WHERE status = 'failed'"
+                "SELECT count(DISTINCT feature) FROM (SELECT feature, arg_max(status, rowid) AS status FROM stage WHERE dictionary = ? "
+                "AND stage IN (SELECT unnest(?::VARCHAR[])) AND feature IN (SELECT unnest(?::INTEGER[])) GROUP BY feature, stage) WHERE status = 'failed'",
+                list(self._failing),
             )
         except Exception:  # noqa: BLE001  the store is being closed, or is broken: the one who writes will say so
             return self._standing.usd, self._standing.tokens, 0 if stage is None else stage.failed

@@ -29,6 +29,7 @@ from glossator.config import (
 from glossator.pipeline.harvesting import harvest
 from glossator.store import records as reading
 from glossator.store.labels import materialise_labels
+from glossator.store.search import index_labels
 from glossator.store.store import Store
 
 if TYPE_CHECKING:
@@ -286,3 +287,4 @@ def demo(path: Path, progress: Progress = silent, say: Say = silent) -> None:
         harvest(path, Recipe(subject=what), progress=progress, say=say)
     with Store(path) as store:
         label(Run(store, None, progress, say), LexicalConfig(), EditorConfig(), ScoreConfig())
+        index_labels(store)

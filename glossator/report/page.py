@@ -78,7 +78,7 @@ def _render(run: Run, features: list[dict[str, Any]]) -> str:
         code=Markup((_HERE / "page.js").read_text(encoding="utf-8")),
         style=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
         facts=_facts(run),
-        tiles=_tiles(statuses, edits, spending, failures, held["all"]),
+        tiles=_tiles(statuses, edits, spending, sections.still_failed(run), held["all"]),
         statuses=statuses,
         headline=[row for row in scoreboard if row["metric"] in _HEADLINE],
         scoreboard=scoreboard,
@@ -104,12 +104,11 @@ def _render(run: Run, features: list[dict[str, Any]]) -> str:
 
 
 def _tiles(
-    statuses: list[dict[str, Any]], edits: dict[str, Any], spending: dict[str, Any], failures: list[dict[str, Any]], debates: int
+    statuses: list[dict[str, Any]], edits: dict[str, Any], spending: dict[str, Any], still: int, debates: int
 ) -> list[tuple[str, str, str]]:  # fmt: skip
     """What came out, at a glance: (name, value, of what)."""
     n, labels, decided = (sum(row[name] for row in statuses) for name in ("n", "labels", "decided"))
     trusted = sum(row["trusted"] or 0 for row in statuses)
-    still = sum(row["still"] for row in failures)
     tiles = [
         ("features", f"{n:,}", ""),
         ("with a label", f"{labels:,}", f"{labels / n:.0%} of features"),

@@ -127,6 +127,16 @@ def failures(run: Run) -> list[dict[str, Any]]:
     return rows
 
 
+def still_failed(run: Run) -> int:
+    """Features whose last word in some stage is that it failed."""
+    ((n,),) = run.store.sql(
+        "SELECT count(DISTINCT feature) FROM (SELECT feature, arg_max(status, rowid) AS status FROM stage WHERE dictionary = ? "
+        "GROUP BY feature, stage) WHERE status = 'failed'",
+        [run.dictionary],
+    )
+    return int(n)
+
+
 def controls(run: Run) -> list[dict[str, Any]]:
     """Beside this dictionary's labels those of its controls: features, labels, median of simulation, share trusted."""
     rows: list[dict[str, Any]] = run.store.arrow(

@@ -6,6 +6,7 @@ file in this process would drop the lock that DuckDB holds on it, and a second w
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import duckdb
 
-from glossator.errors import GlossatorError, StoreError
+from glossator.errors import GlossatorError, StoreError, UsageError
 
 Config = dict[str, str | bool | int | float | list[str]]
 
@@ -43,6 +44,17 @@ def refuse_other_files(path: str) -> None:
         return
     if head[8:] != b"DUCK":
         raise StoreError(f"{path}: is not a DuckDB file; name a run file of Glossator")
+
+
+def refuse_to_overwrite(to: Path | None, flag: str = "--out") -> None:
+    """Whatever is written for people must not take the place of a run file. For commands, before they open one (see above)."""
+    if to is None or not to.is_file():
+        return
+    with contextlib.suppress(OSError), to.open("rb") as file:  # who writes it will say what is wrong with it
+        if file.read(12)[8:] == b"DUCK":
+            raise UsageError(
+                f"{flag} {to}: is a run file or another DuckDB database, which it would overwrite; name another file"
+            )
 
 
 def connected(path: str, config: Config, patience: float = _READERS_GO) -> duckdb.DuckDBPyConnection:

@@ -140,7 +140,7 @@ def _table(tables: Iterator[pa.Table], names: list[str], console: Console) -> in
             widths = _widths(table, console.width, widths or [])
             console.print(_box(table, widths, header=False))
             rows += table.num_rows
-    console.print(f"{rows} rows", style="dim")
+    console.print(f"{rows} row{'s' * (rows != 1)}", style="dim")
     return rows
 
 

@@ -25,6 +25,7 @@ from glossator.night.status import standing_in, status_of
 from glossator.night.stopping import Stopping
 from glossator.night.watching import Watch
 from glossator.progress import Stage, Standing, board, clock, one_line
+from glossator.rows import StatusRow
 from glossator.store.store import Store
 from tests.llm.server import Server, serving
 from tests.night.answers import answers
@@ -233,3 +234,19 @@ def test_a_plan_tells_what_is_read_from_what_is_compared_and_knows_offline_score
         "one pair each, and the neighbour's"
     )
     assert by["embedding"].calls is None and by["embedding"].seconds
+
+
+def test_those_of_the_night_that_failed_in_this_stage_are_counted(folder: Path, tmp_path: Path) -> None:
+    watch = Watch("run", ["explain"], Log(tmp_path / "run"), lambda standing: None, lambda line: None, Stopping())
+    with Store(folder / "run.duckdb") as store:
+        said = [
+            (0, "explain:x", "failed"),
+            (1, "explain:x", "failed"), (1, "explain:x", "done"),  # at last
+            (2, "score", "failed"),  # elsewhere
+            (3, "explain:x", "failed"), (3, "explain:x:more", "failed"),  # once
+            (9, "explain:x", "failed"),  # not of this night
+        ]  # fmt: skip
+        store.put_now(*(StatusRow("planted", feature, stage, status, None, "r") for feature, stage, status in said))
+        watch.reads(store)
+        with watch.stage("explain", "planted", 4, failing=(("explain:x", "explain:x:more"), range(4))):
+            assert watch.look().stages[0].failed == 2

@@ -12,6 +12,7 @@ from glossator.config.toml_lines import line_of, lines_of
 from glossator.errors import UsageError
 from glossator.night.checking import mistakes
 from glossator.night.deadline import moment
+from glossator.night.plan import forecast
 from glossator.night.template import Wanted, template, write_template
 
 NOW = datetime.datetime(2026, 11, 21, 19, 0)
@@ -101,6 +102,8 @@ def test_what_asks_a_model_needs_one_and_its_key(tmp_path: Path, monkeypatch: py
     assert "score.scorers asks a language model" in told["llm.writer"][1]
     told = found(template("night.toml", Wanted(llm="openai:gpt-6-luna")), tmp_path)
     assert "OPENAI_API_KEY" in told["llm.writer"][1]
+    (tmp_path / "plan.toml").write_text(template("night.toml", Wanted(llm="openai:gpt-6-luna")))
+    assert forecast(read_night(tmp_path / "plan.toml")).stages, "a plan asks nobody, and needs no key"
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test-0123456789")
     assert found(template("night.toml", Wanted(llm="openai:gpt-6-luna")), tmp_path) == {}
     told = found(template("night.toml", Wanted(llm="openai:nobody-knows")).replace("# usd", "usd"), tmp_path)

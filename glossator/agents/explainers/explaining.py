@@ -234,7 +234,7 @@ def account(run: Run, tally: Counter[str], session_id: str, name: str = "oneshot
     others = f" ({hidden:,} of them are not in labels, which shows what has scores first)" if hidden else ""
     return (
         f"{run.dictionary}  {name}: {counts}; spent now {now}, in all {spent(run, '', [])}{set_aside(run)}{_weighed(run, name)}\n{_went(run, name)}"
-        f"to read with glossator sql {run.store.path}: {look}; these labels{others} have no scores until glossator score --llm reads them"
+        f"to read with glossator sql {run.store.path}: {look}; these labels{others} have no scores on test until somebody reads them (glossator score --llm, or a night's stage read)"
     )
 
 
