@@ -21,7 +21,7 @@ from glossator.config.harvest import located
 from glossator.errors import GlossatorError, UsageError
 from glossator.llm.opening import known_price
 from glossator.llm.secrets import KEYS
-from glossator.llm.spec import parse_spec
+from glossator.llm.spec import Spec, parse_spec
 from glossator.night.choosing import candidates, check_which, prompts_in
 from glossator.night.deadline import moment
 from glossator.night.stages import SCORERS, asks_a_model
@@ -59,8 +59,8 @@ def mistakes(
         say(key, message)
     for check in (_files, _subject, _corpus, _kinds, _features, _models, _money):
         check(night, say)
-    for key, message in keys_missing(night).items() if asks else ():
-        say(key, message)
+    if asks:
+        _keys(night, say)
     _not_overwritten(night, written.path, say)
     try:
         moment(night.limits.deadline, now)
@@ -201,14 +201,10 @@ def _models(night: Night, say: Say) -> None:
         if needs is None:
             say("llm.writer", f'{who} asks a language model: name it, such as writer = "openai:gpt-6-luna"')
             break
-    for key, text in (("llm.writer", night.llm.writer), ("llm.reader", night.llm.reader)):
-        if text is None:
-            continue
-        try:
-            spec = parse_spec(text)
-        except UsageError as wrong:
+    for key, text in _named(night):
+        for wrong in _raised(parse_spec, text):
             say(key, _plain(wrong))
-            continue
+    for key, spec in _specs(night):
         if spec.provider == "local" and not Path(spec.name).expanduser().exists():
             say(key, f"{spec.name}: no such folder")
     if night.llm.effort is not None:
@@ -216,16 +212,21 @@ def _models(night: Night, say: Say) -> None:
             say("llm.effort", _plain(error))
 
 
-def keys_missing(night: Night) -> dict[str, str]:
-    """By key of the file: who cannot be asked for want of a key."""
-    found = {}
-    for key, text in (("llm.writer", night.llm.writer), ("llm.reader", night.llm.reader)):
-        if text is None or _raised(parse_spec, text):
-            continue
-        spec = parse_spec(text)
+def _keys(night: Night, say: Say) -> None:
+    for key, spec in _specs(night):
         if spec.theirs and not os.environ.get(KEYS[spec.provider], "").strip():
-            found[key] = f"{spec.provider}: no key; set the environment variable {KEYS[spec.provider]}"
-    return found
+            say(key, f"{spec.provider}: no key; set the environment variable {KEYS[spec.provider]}")
+
+
+def _named(night: Night) -> list[tuple[str, str]]:
+    """Who is asked, as it is written, by key of the file."""
+    named = {"llm.writer": night.llm.writer, "llm.reader": night.llm.reader}
+    return [(key, text) for key, text in named.items() if text is not None]
+
+
+def _specs(night: Night) -> list[tuple[str, Spec]]:
+    """The same as they are meant, without those that mean nothing."""
+    return [(key, parse_spec(text)) for key, text in _named(night) if not _raised(parse_spec, text)]
 
 
 def _check_effort(effort: str) -> None:
@@ -235,11 +236,7 @@ def _check_effort(effort: str) -> None:
 def _money(night: Night, say: Say) -> None:
     """A budget in dollars needs prices."""
     asking = night.asking()
-    for text in dict.fromkeys(one for one in (night.llm.writer, night.llm.reader) if one):
-        try:
-            spec = parse_spec(text)
-        except UsageError:
-            continue  # it was said
+    for spec in dict.fromkeys(spec for _, spec in _specs(night)):
         if night.llm.prices and not Path(night.llm.prices).is_file():
             asking = asking.model_copy(update={"prices": None})
         for error in _raised(known_price, spec, asking):

@@ -6,7 +6,6 @@ file in this process would drop the lock that DuckDB holds on it, and a second w
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import subprocess
@@ -35,26 +34,27 @@ def missing(path: str | Path) -> StoreError:
 
 def refuse_other_files(path: str) -> None:
     """Before DuckDB looks: for some files of others it would fetch an extension."""
-    if path == ":memory:" or not Path(path).is_file():
-        return
-    try:
-        with Path(path).open("rb") as file:
-            head = file.read(12)
-    except OSError:  # DuckDB will say why
-        return
-    if head[8:] != b"DUCK":
+    if path != ":memory:" and _is_database(Path(path)) is False:
         raise StoreError(f"{path}: is not a DuckDB file; name a run file of Glossator")
 
 
 def refuse_to_overwrite(to: Path | None, flag: str = "--out") -> None:
     """Whatever is written for people must not take the place of a run file. For commands, before they open one (see above)."""
-    if to is None or not to.is_file():
-        return
-    with contextlib.suppress(OSError), to.open("rb") as file:  # who writes it will say what is wrong with it
-        if file.read(12)[8:] == b"DUCK":
-            raise UsageError(
-                f"{flag} {to}: is a run file or another DuckDB database, which it would overwrite; name another file"
-            )
+    if to is not None and _is_database(to):
+        raise UsageError(
+            f"{flag} {to}: is a run file or another DuckDB database, which it would overwrite; name another file"
+        )
+
+
+def _is_database(path: Path) -> bool | None:
+    """By its first bytes; None where there is no such file, or it cannot be read: who opens it will say why."""
+    if not path.is_file():  # a pipe or a terminal would be waited for
+        return None
+    try:
+        with path.open("rb") as file:
+            return file.read(12)[8:] == b"DUCK"
+    except OSError:
+        return None
 
 
 def connected(path: str, config: Config, patience: float = _READERS_GO) -> duckdb.DuckDBPyConnection:
